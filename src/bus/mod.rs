@@ -1,0 +1,3 @@
+//! Tiers, lanes, overflow policies, dispatch.
+
+pub mod lane;

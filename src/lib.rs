@@ -1,0 +1,13 @@
+//! `eventstream`: an io_uring-based, thread-per-core event engine for bare-metal Linux.
+
+pub mod agent;
+pub mod bus;
+pub mod control;
+pub mod ingest;
+pub mod metrics;
+pub mod pool;
+pub mod process;
+pub mod storage;
+mod sync;
+pub mod sys;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The `eventstream` binary: flags to a command to an exit code.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The ledger, counters, latency, export.
+
+pub mod ledger;

@@ -1,0 +1,91 @@
+//! The event as it lives in a slot: its header, its 8-byte handle, and a read-only view for handlers.
+
+use crate::sys::clock::{Nanos, WallNanos};
+use crate::wire::{Priority, Tier};
+
+/// Bytes of the header at the start of each slot.
+pub const EVENT_HEADER_BYTES: usize = 64;
+
+/// Where an event came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Source {
+    /// A TCP connection.
+    Tcp = 0,
+    /// A datagram.
+    Udp = 1,
+    /// A producer inside this process.
+    InProcess = 2,
+}
+
+impl Source {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+    /// All, by index.
+    pub const ALL: [Source; 3] = [Source::Tcp, Source::Udp, Source::InProcess];
+
+    /// The source of its byte in a header; `None` beyond 2.
+    pub const fn from_byte(byte: u8) -> Option<Source> {
+        match byte {
+            0 => Some(Source::Tcp),
+            1 => Some(Source::Udp),
+            2 => Some(Source::InProcess),
+            _ => None,
+        }
+    }
+
+    /// Its place in arrays indexed by source.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name used in JSON, text and metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Source::Tcp => "tcp",
+            Source::Udp => "udp",
+            Source::InProcess => "in_process",
+        }
+    }
+}
+
+/// The first 64 bytes of an event's slot; topic and body follow at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct EventHeader {
+    /// Unique across nodes and restarts of one data folder; rises with arrival at one reactor.
+    pub id: u64,
+    /// When its bytes were received, monotonic.
+    pub received_at: Nanos,
+    /// When its bytes were received, wall clock.
+    pub received_wall: WallNanos,
+    /// The connection it came on (reactor's own numbering), for order and debugging; 0 where there is none.
+    pub connection: u32,
+    /// Bytes of the body.
+    pub body_len: u32,
+    /// Bytes of the topic.
+    pub topic_len: u16,
+    /// As sent.
+    pub priority: Priority,
+    /// As dispatched: by priority, or by a topic override.
+    pub tier: Tier,
+    /// Where it came in.
+    pub source: Source,
+    /// How often its handler was tried (0 before the first).
+    pub attempts: u8,
+    /// Zero; keeps the header free of padding, so that a whole slot can be written or hashed.
+    pub reserved: [u8; 26],
+}
+
+const _: () = assert!(size_of::<EventHeader>() == EVENT_HEADER_BYTES);
+
+/// A read-only look at an event, as handlers get it.
+#[derive(Clone, Copy, Debug)]
+pub struct EventView<'a> {
+    /// The header.
+    pub header: &'a EventHeader,
+    /// The topic: valid UTF-8 without control characters or wildcards.
+    pub topic: &'a str,
+    /// The body, any bytes.
+    pub body: &'a [u8],
+}

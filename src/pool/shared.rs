@@ -1,0 +1,226 @@
+//! The part of a pool that every thread may use: reading and editing an event by its ticket, and the way home.
+
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_utils::CachePadded;
+
+use super::release::{Chain, Links, ReleaseStack};
+use super::{ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, EventView, OwnerLayout, PoolOwner, SlotClass, Ticket};
+use crate::sync::{AtomicBool, Ordering, fence};
+use crate::sys::memory::Arena;
+use crate::sys::wake::Waker;
+
+/// What other threads see of one owner.
+pub(super) struct OwnerShared {
+    pub(super) stack: ReleaseStack,
+    /// Set by the owner before it parks while it waits for a slot.
+    starved: AtomicBool,
+    waker: OnceLock<Waker>,
+}
+
+/// One node's arena and everything needed to resolve tickets in it. `Sync`: all mutation goes through unique tickets (P1).
+pub struct SharedPool {
+    arena: Arena,
+    /// By class: where it begins in the arena, its first slot number, its stride.
+    base: [usize; SlotClass::COUNT],
+    first: [u32; SlotClass::COUNT],
+    strides: ClassStrides,
+    pub(super) links: Links,
+    pub(super) owners: Box<[CachePadded<OwnerShared>]>,
+}
+
+impl SharedPool {
+    /// Bytes of arena that these layouts need.
+    pub fn arena_bytes(strides: &ClassStrides, owners: &[OwnerLayout]) -> usize {
+        let class_bytes = |class: usize| -> usize {
+            let slots: usize = owners.iter().map(|o| o.slots[class] as usize).sum();
+            // Each class begins on a page, so that chunks can be page-aligned.
+            (slots * strides.0[class] as usize).next_multiple_of(4096)
+        };
+        (0..SlotClass::COUNT).map(class_bytes).sum()
+    }
+
+    /// Divides an arena among its owners.
+    ///
+    /// # Panics
+    /// If the arena is smaller than [`SharedPool::arena_bytes`], or there are more than 255 owners.
+    pub fn divide(arena: Arena, strides: ClassStrides, owners: &[OwnerLayout]) -> (Arc<SharedPool>, Vec<PoolOwner>) {
+        assert!(arena.len() >= Self::arena_bytes(&strides, owners), "the arena is too small for its layout");
+        assert!(owners.len() < 256, "an owner is a byte in a ticket");
+        let (mut base, mut first) = ([0; SlotClass::COUNT], [0; SlotClass::COUNT]);
+        let (mut offset, mut slots) = (0usize, 0u32);
+        for class in 0..SlotClass::COUNT {
+            (base[class], first[class]) = (offset, slots);
+            let count: u32 = owners.iter().map(|o| o.slots[class]).sum();
+            offset += (count as usize * strides.0[class] as usize).next_multiple_of(4096);
+            slots += count;
+        }
+        let shared_owner = || {
+            CachePadded::new(OwnerShared { stack: ReleaseStack::new(), starved: AtomicBool::new(false), waker: OnceLock::new() })
+        };
+        let shared = Arc::new(SharedPool {
+            arena,
+            base,
+            first,
+            strides,
+            links: Links::new(slots as usize),
+            owners: owners.iter().map(|_| shared_owner()).collect(),
+        });
+        let mut next = first;
+        let owners = owners
+            .iter()
+            .enumerate()
+            .map(|(id, layout)| {
+                let owner = PoolOwner::new(shared.clone(), id as u8, next, layout);
+                next.iter_mut().zip(&layout.slots).for_each(|(n, slots)| *n += slots);
+                owner
+            })
+            .collect();
+        (shared, owners)
+    }
+
+    /// The strides of the classes.
+    pub fn strides(&self) -> &ClassStrides {
+        &self.strides
+    }
+
+    /// Bytes of the arena.
+    pub fn arena_len(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Whom to wake when a slot comes home while this owner is starved. Set once, before threads start.
+    pub(crate) fn set_waker(&self, owner: u8, waker: Waker) {
+        let set = self.owners[owner as usize].waker.set(waker);
+        assert!(set.is_ok(), "an owner has one waker, set once");
+    }
+
+    /// The first byte of a ticket's slot and the slot's length.
+    #[inline]
+    pub(super) fn locate(&self, ticket: Ticket) -> (*mut u8, usize) {
+        let class = ticket.class().index();
+        let stride = self.strides.0[class] as usize;
+        let offset = self.base[class] + (ticket.slot() - self.first[class]) as usize * stride;
+        debug_assert!(offset + stride <= self.arena.len(), "P2: a ticket of another pool");
+        // SAFETY: P2, the ticket was made from this pool's layout, which `divide` checked against the arena's length.
+        (unsafe { self.arena.start().add(offset) }, stride)
+    }
+
+    /// The event's header.
+    #[inline]
+    pub fn header<'a>(&'a self, event: &'a Event) -> &'a EventHeader {
+        let (start, _) = self.locate(event.0);
+        // SAFETY: P1, the borrowed ticket lends the slot for 'a; a sealed event begins with a valid header, and strides are
+        // multiples of 64 in a page-aligned arena.
+        unsafe { &*start.cast::<EventHeader>() }
+    }
+
+    /// The event's header, to edit (attempts, tier).
+    #[inline]
+    pub fn header_mut<'a>(&'a self, event: &'a mut Event) -> &'a mut EventHeader {
+        let (start, _) = self.locate(event.0);
+        // SAFETY: as in `header`; the exclusive borrow of the only ticket makes the access exclusive (P1).
+        unsafe { &mut *start.cast::<EventHeader>() }
+    }
+
+    /// Topic and body, as they follow each other in the slot.
+    #[inline]
+    pub fn payload<'a>(&'a self, event: &'a Event) -> &'a [u8] {
+        let header = self.header(event);
+        let len = header.topic_len as usize + header.body_len as usize;
+        let (start, stride) = self.locate(event.0);
+        assert!(EVENT_HEADER_BYTES + len <= stride, "P2: lengths beyond the slot");
+        // SAFETY: P1 as in `header`; the assertion keeps the slice inside the slot.
+        unsafe { std::slice::from_raw_parts(start.add(EVENT_HEADER_BYTES), len) }
+    }
+
+    /// The topic's bytes.
+    #[inline]
+    pub fn topic<'a>(&'a self, event: &'a Event) -> &'a [u8] {
+        &self.payload(event)[..self.header(event).topic_len as usize]
+    }
+
+    /// The event as handlers see it.
+    ///
+    /// # Panics
+    /// If the topic is not UTF-8, which the codec has refused before.
+    #[inline]
+    pub fn view<'a>(&'a self, event: &'a Event) -> EventView<'a> {
+        let header = self.header(event);
+        let (topic, body) = self.payload(event).split_at(header.topic_len as usize);
+        EventView { header, topic: std::str::from_utf8(topic).expect("the codec admits only UTF-8 topics"), body }
+    }
+
+    /// Hints the CPU to fetch the first lines of an event that will be looked at soon.
+    #[inline]
+    pub fn prefetch(&self, event: &Event) {
+        let (start, _) = self.locate(event.0);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch has no effect on memory, whatever the address; SSE is part of x86-64.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(start.cast());
+            _mm_prefetch::<_MM_HINT_T0>(start.add(64).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = start;
+    }
+}
+
+impl std::fmt::Debug for SharedPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedPool").field("arena_bytes", &self.arena.len()).field("owners", &self.owners.len()).finish()
+    }
+}
+
+impl OwnerShared {
+    /// Owner only: says that it waits for slots. The caller looks at the stack once more afterwards.
+    pub(super) fn announce_starved(&self, starved: bool) {
+        self.starved.store(starved, Ordering::Relaxed);
+        // Pairs with the fence in `Releaser::flush`: either the releaser sees the flag, or we see its splice.
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// One thread's way of giving events back: chains per owner, spliced once per poll.
+#[derive(Debug)]
+pub struct Releaser {
+    pool: Arc<SharedPool>,
+    chains: Box<[Chain]>,
+}
+
+impl Releaser {
+    /// A releaser for one thread.
+    pub fn new(pool: Arc<SharedPool>) -> Self {
+        let chains = pool.owners.iter().map(|_| Chain::default()).collect();
+        Self { pool, chains }
+    }
+
+    /// Gives an event's slot up. It reaches its owner at the next [`Releaser::flush`].
+    #[inline]
+    pub fn release(&mut self, event: Event) {
+        let ticket = event.into_ticket();
+        self.chains[ticket.owner() as usize].push(&self.pool.links, ticket.slot());
+    }
+
+    /// Slots released but not yet flushed.
+    pub fn pending(&self) -> u32 {
+        self.chains.iter().map(Chain::len).sum()
+    }
+
+    /// Sends everything home; one CAS per owner that gets something.
+    pub fn flush(&mut self) {
+        for (owner, chain) in self.pool.owners.iter().zip(&mut self.chains) {
+            if chain.len() == 0 {
+                continue;
+            }
+            owner.stack.splice(&self.pool.links, chain);
+            fence(Ordering::SeqCst); // Pairs with the fence in `announce_starved`.
+            if owner.starved.load(Ordering::Relaxed)
+                && let Some(waker) = owner.waker.get()
+            {
+                waker.wake();
+            }
+        }
+    }
+}

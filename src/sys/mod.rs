@@ -1,0 +1,6 @@
+//! Everything that is a syscall.
+
+pub mod clock;
+pub mod io;
+pub mod memory;
+pub mod wake;

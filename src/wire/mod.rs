@@ -1,0 +1,5 @@
+//! The wire formats.
+
+mod priority;
+
+pub use priority::{Priority, Tier};
