@@ -15,7 +15,7 @@ type Received = (Priority, String, Vec<u8>);
 fn frames(bytes: &[u8]) -> Vec<Received> {
     datagram(bytes, &FrameLimits::FORMAT)
         .map(|frame| frame.expect("well-formed"))
-        .map(|frame| (frame.priority, frame.topic.to_owned(), frame.body.to_vec()))
+        .map(|frame| (frame.priority, frame.topic.as_str().to_owned(), frame.body.to_vec()))
         .collect()
 }
 

@@ -215,7 +215,7 @@ mod tests {
                     let frame = frame.expect("well-formed");
                     bodies.push(frame.body.to_vec());
                     *priorities.entry(frame.priority).or_default() += 1;
-                    topics.insert(frame.topic.to_owned());
+                    topics.insert(frame.topic.as_str().to_owned());
                 }
                 assert_eq!(piece.tally.events(), (bodies.len() - before) as u64);
                 assert_eq!(piece.tally.bytes, piece.bytes.len() as u64);

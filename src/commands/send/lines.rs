@@ -228,7 +228,7 @@ mod tests {
             }
             for frame in datagram(&piece.bytes, &FrameLimits::FORMAT) {
                 let frame = frame.expect("well-formed");
-                events.push((frame.priority, frame.topic.to_owned(), frame.body.to_vec()));
+                events.push((frame.priority, frame.topic.as_str().to_owned(), frame.body.to_vec()));
             }
         }
     }
