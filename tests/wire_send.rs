@@ -142,3 +142,19 @@ fn events_beyond_a_datagram_are_refused() {
     let error = run(&["--udp", &address, "--generate", "1", "--body-bytes", "65507"]).unwrap_err();
     assert!(matches!(error, SendError::DatagramTooLong { bytes: 65_508.., .. }), "{error}");
 }
+
+#[test]
+fn the_committed_samples_are_events_of_all_priorities() {
+    let mut priorities = HashSet::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/data/samples")).expect("committed") {
+        let path = entry.expect("readable").path();
+        let (address, receiver) = tcp_receiver(1);
+        let path = path.to_str().expect("a plain path");
+        let summary = run(&["--tcp", &address.to_string(), "--json-lines", "--file", path]).expect("sent");
+        let events = frames(&receiver.join().expect("receiver")[0]);
+        assert_eq!(summary.sent.events(), events.len() as u64);
+        assert!(events.len() >= 10, "{path}");
+        priorities.extend(events.into_iter().map(|(priority, ..)| priority));
+    }
+    assert_eq!(priorities.len(), Priority::ALL.len());
+}
