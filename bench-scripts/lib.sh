@@ -4,6 +4,8 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# EVENTSTREAM names a binary to use as it is; else the release build of this repository is made and used.
+BUILD=${EVENTSTREAM:+no}
 EVENTSTREAM=${EVENTSTREAM:-$ROOT/target/release/eventstream}
 ENGINE_PID=
 
@@ -13,6 +15,7 @@ fail() { # error, cause, fix
 }
 
 build() {
+    [ -z "$BUILD" ] || return 0
     (cd "$ROOT" && cargo build --locked --release --bin eventstream)
 }
 

@@ -52,7 +52,7 @@ pub struct SendCommand {
     #[argh(option)]
     pub file: Vec<PathBuf>,
 
-    /// lines are JSON: {{"topic":…,"priority":"high","body":…}}, topic and priority optional; a body that is no string is sent
+    /// lines are JSON: {"topic":…,"priority":"high","body":…}, topic and priority optional; a body that is no string is sent
     /// as compact JSON
     #[argh(switch)]
     pub json_lines: bool,
