@@ -323,6 +323,10 @@ impl Uring {
     fn push(&mut self, entry: squeue::Entry, token: Token) {
         debug_assert!(self.enabled, "enable the ring on its own thread first");
         self.in_flight += 1;
+        if self.polled {
+            // The kernel's thread may take the entry at once: it must not find the buffers still unpublished.
+            self.publish_groups();
+        }
         let entry = entry.user_data(token.0);
         if self.backlog.is_empty() {
             // SAFETY: G1, whatever the entry points to lives until its final completion.
@@ -330,6 +334,7 @@ impl Uring {
                 return;
             }
             self.counters.queue_full.add(1);
+            self.publish_groups();
             let len = self.ring.submission().len() as u32;
             let flags = if self.polled { EnterFlags::SQ_WAKEUP } else { EnterFlags::empty() };
             // A refusal (no memory, completions to be taken first) is met by the backlog.
