@@ -268,8 +268,8 @@ impl DataFolder {
         for node in 0..nodes {
             inspect(&path.join(log_file_name(node)))?;
         }
-        let registration = Registration::new((facts.dev(), facts.ino()))
-            .ok_or_else(|| OpenRefusal::InUseHere { path: path.to_owned() })?;
+        let registration =
+            Registration::new((facts.dev(), facts.ino())).ok_or_else(|| OpenRefusal::InUseHere { path: path.to_owned() })?;
         let lock = lock_folder(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock, _registration: registration })
     }

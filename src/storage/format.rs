@@ -498,8 +498,8 @@ mod tests {
         };
         assert_eq!(encode_record(&mut out, &header, b"abXYZ"), Some(31));
         let expected = [
-            31, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 3, 0, 1, 0, 2, 0, b'a', b'b', b'X',
-            b'Y', b'Z', 0xAA,
+            31, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 3, 0, 1, 0, 2, 0, b'a', b'b',
+            b'X', b'Y', b'Z', 0xAA,
         ];
         assert_eq!(out[..32], expected);
     }

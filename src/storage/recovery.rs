@@ -159,7 +159,12 @@ fn without_header(file: &(impl LogFile + ?Sized), error: FormatError) -> Result<
         // Whatever happened to the magic: batches say that this was a log.
         Some((at, header)) if begins_whole || at == FIRST_BATCH_OFFSET => {
             let resume = Some((at, header.first_sequence));
-            Err(LogFault::Damaged(Damage { offset: 0, fault: Fault::SegmentHeader(error), first_lost: header.first_sequence, resume }))
+            Err(LogFault::Damaged(Damage {
+                offset: 0,
+                fault: Fault::SegmentHeader(error),
+                first_lost: header.first_sequence,
+                resume,
+            }))
         }
         None if begins_whole => {
             Err(LogFault::Damaged(Damage { offset: 0, fault: Fault::SegmentHeader(error), first_lost: 0, resume: None }))
@@ -265,8 +270,13 @@ impl<F: LogFile> OpenLog<F> {
     }
 
     fn create(file: &F, identity: &LogIdentity) -> Result<(SegmentHeader, u32), LogFault> {
-        let header =
-            SegmentHeader { node: identity.node, log_id: identity.log_id, created_at: identity.wall, first_sequence: 0, epoch: 0 };
+        let header = SegmentHeader {
+            node: identity.node,
+            log_id: identity.log_id,
+            created_at: identity.wall,
+            first_sequence: 0,
+            epoch: 0,
+        };
         let mut block = [0; BLOCK_BYTES];
         let bytes = header.encode();
         block[..bytes.len()].copy_from_slice(&bytes);
