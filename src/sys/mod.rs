@@ -13,6 +13,7 @@
 mod buffer_ring;
 pub mod clock;
 pub mod features;
+pub mod file;
 pub mod findings;
 pub mod io;
 pub mod memory;
