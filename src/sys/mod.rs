@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod io;
 pub mod memory;
+pub mod prefetch;
 pub mod wake;
