@@ -18,6 +18,7 @@ pub mod findings;
 pub mod io;
 pub mod memory;
 pub mod plan;
+pub mod prefetch;
 pub mod probe;
 pub mod process;
 pub mod socket;
