@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::bus_shim::{Dispatch, Sent, TierSender};
 use super::dead_letter_shim::{DeadLetterSender, Note};
 use super::waiting::Line;
+use crate::bus::{Dispatch, Sent, TierSender};
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::pool::{EVENT_HEADER_BYTES, Event, EventHeader, PoolOwner, Releaser, SharedPool, Source};
 use crate::sys::clock::{Nanos, WallNanos};

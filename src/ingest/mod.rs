@@ -25,7 +25,6 @@
 #![forbid(unsafe_code)]
 
 mod accept;
-mod bus_shim;
 mod connection;
 mod counters;
 mod dead_letter_shim;

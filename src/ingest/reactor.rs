@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::accept::{Accepted, Acceptor};
-use super::bus_shim::{Dispatch, TierSender};
 use super::counters::{CloseReason, IngestCounters};
 use super::dead_letter_shim::DeadLetterSender;
 use super::intake::Intake;
@@ -11,6 +10,7 @@ use super::kind;
 use super::tcp::Tcp;
 use super::udp::Udp;
 use crate::agent::{Agent, Context, Holding, Work};
+use crate::bus::{Dispatch, TierSender};
 use crate::control::NodeGate;
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::{PoolOwner, SlotClass};
