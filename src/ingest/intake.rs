@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::waiting::Line;
 use crate::bus::{Dispatch, Sent, TierSender};
 use crate::metrics::ledger::{DropReason, LedgerCells};
-use crate::pool::{EVENT_HEADER_BYTES, Event, EventHeader, PoolOwner, Releaser, SharedPool, Source};
+use crate::pool::{EVENT_HEADER_BYTES, Event, EventHeader, PoolOwner, Releaser, SharedPool, Slot, Source};
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::wire::{self, Frame, FrameLimits, FrameRefusal, HEADER_BYTES, Parsed, Tier};
@@ -233,6 +233,13 @@ impl Intake {
     /// Whether an event of this tier waits to be processed.
     pub(super) fn depth(&self, tier: Tier) -> usize {
         self.tiers[tier.index()].depth()
+    }
+
+    /// Gives a receive buffer's slot back, if there is one.
+    pub(super) fn give_back(&mut self, slot: Option<Slot>) {
+        if let Some(slot) = slot {
+            self.pool.give_back(slot);
+        }
     }
 
     /// Makes what was sent visible, once per chunk.

@@ -15,7 +15,7 @@ use crate::metrics::ledger::LedgerCells;
 use crate::pool::{PoolOwner, SlotClass};
 use crate::storage::dead_letter::DeadLetterSender;
 use crate::sys::clock::Nanos;
-use crate::sys::io::{Completion, Fd, GroupId, Ring};
+use crate::sys::io::{Completion, Fd, Ring};
 use crate::wire::{FrameLimits, Tier};
 
 /// The numbers of a reactor.
@@ -186,17 +186,11 @@ impl Reactor {
         ctx.ring.close(ctx.token(kind::CLOSE_STRAY, 0, self.stray_number), accepted.fd);
     }
 
-    /// A completion that is nobody's: only its buffer matters.
-    fn late<R: Ring>(&mut self, completion: Completion, ctx: &mut Context<'_, R>) {
+    /// A completion that is nobody's: only its buffer matters. The poll puts another on offer.
+    fn late(&mut self, completion: Completion) {
         self.counters.late_completions.add(1);
-        let Some(buffer) = completion.buffer else { return };
-        let is_tcp = buffer.group() == GroupId::Tcp;
-        let slot = self.intake.pool.take_back(buffer);
-        if is_tcp {
-            self.tcp.hand_back(slot, &mut self.intake, ctx);
-        } else {
-            self.udp.hand_back(slot, &mut self.intake, ctx);
-        }
+        let slot = completion.buffer.map(|buffer| self.intake.pool.take_back(buffer));
+        self.intake.give_back(slot);
     }
 
     // -- the drain --
@@ -295,7 +289,7 @@ impl<R: Ring> Agent<R> for Reactor {
             kind::CANCEL => self.tcp.cancelled(),
             kind::CANCEL_ACCEPT => self.acceptor.cancelled(),
             kind::CANCEL_MESSAGE => self.udp.cancelled(),
-            _ => self.late(completion, ctx),
+            _ => self.late(completion),
         }
     }
 
@@ -329,5 +323,14 @@ impl<R: Ring> Agent<R> for Reactor {
 
     fn holding(&self) -> Holding {
         Holding { events: self.tcp.pending_events, staged: 0 }
+    }
+}
+
+#[cfg(test)]
+impl Reactor {
+    /// Collects what came home after the drain.
+    pub(super) fn collect_for_test(&mut self) -> crate::pool::OwnerGauges {
+        self.intake.pool.collect();
+        self.intake.pool.gauges()
     }
 }

@@ -13,6 +13,7 @@
 //! - **Waiting**: a short wait leaves the receive armed. What comes meanwhile is parked too; from [`PARKED_SEGMENTS_MAX`] segments on
 //!   the receive is cancelled, and TCP stops the sender. So a connection parks at most that and what was on offer.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::accept::Accepted;
@@ -117,18 +118,10 @@ impl Tcp {
     fn top_up<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         while intake.pool.lent_count(GroupId::Tcp) < self.chunk_target {
             let Some(chunk) = intake.pool.acquire(SlotClass::Chunk, SlotUse::Kernel) else { return };
-            self.hand_back(chunk, intake, ctx);
-        }
-    }
-
-    /// Puts a processed chunk on offer again, or into the pool when fewer are wanted just now.
-    pub(super) fn hand_back<R: Ring>(&mut self, chunk: Slot, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        if intake.pool.lent_count(GroupId::Tcp) >= self.chunk_target {
-            return intake.pool.give_back(chunk);
-        }
-        match intake.pool.lend(chunk, GroupId::Tcp, 0) {
-            Ok(buffer) => ctx.ring.provide(buffer),
-            Err(chunk) => intake.pool.give_back(chunk),
+            match intake.pool.lend(chunk, GroupId::Tcp, 0) {
+                Ok(buffer) => ctx.ring.provide(buffer),
+                Err(chunk) => return intake.pool.give_back(chunk),
+            }
         }
     }
 
@@ -265,14 +258,7 @@ impl Tcp {
             ctx.ring.shutdown(connection.fd);
         }
         while let Some((parked, _)) = self.parking.take_first(&mut self.table.get_mut(slot).parked) {
-            self.free_segment(parked, intake, ctx);
-        }
-    }
-
-    fn free_segment<R: Ring>(&mut self, parked: Slot, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        match parked.class() {
-            SlotClass::Parking => intake.pool.give_back(parked),
-            _ => self.hand_back(parked, intake, ctx),
+            intake.pool.give_back(parked);
         }
     }
 
@@ -296,14 +282,14 @@ impl Tcp {
         let (slot, generation) = (completion.token.slot(), completion.token.generation());
         if !self.table.is_current(slot, generation) {
             self.counters.late_completions.add(1);
-            return self.drop_chunk(chunk, intake, ctx);
+            return intake.give_back(chunk);
         }
         if !completion.more {
             self.table.get_mut(slot).receive = Receive::Idle;
         }
         match (completion.result, chunk) {
             (Ok(bytes), Some(chunk)) if bytes > 0 => self.take_chunk(slot, chunk, bytes as usize, intake, ctx),
-            (_, chunk) => self.drop_chunk(chunk, intake, ctx),
+            (_, chunk) => intake.give_back(chunk),
         }
         if completion.more {
             return;
@@ -316,12 +302,6 @@ impl Tcp {
             Err(_) => self.end(slot, CloseReason::Reset, intake, ctx),
         }
         self.settle(slot, intake, ctx);
-    }
-
-    fn drop_chunk<R: Ring>(&mut self, chunk: Option<Slot>, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        if let Some(chunk) = chunk {
-            self.hand_back(chunk, intake, ctx);
-        }
     }
 
     fn starve(&mut self, slot: u32, now: Nanos) {
@@ -339,10 +319,10 @@ impl Tcp {
         let connection = self.table.get_mut(slot);
         connection.read_at = ctx.now;
         if connection.stage != Stage::Open {
-            return self.hand_back(chunk, intake, ctx);
+            return intake.pool.give_back(chunk);
         }
         if connection.is_held_up() {
-            self.park(slot, chunk, 0..len, intake, ctx);
+            self.park(slot, chunk, 0..len, intake);
             let connection = self.table.get(slot);
             if connection.receive == Receive::Armed && connection.parked.segments() >= PARKED_SEGMENTS_MAX {
                 self.cancel(slot, ctx);
@@ -351,16 +331,16 @@ impl Tcp {
         }
         let shared = Arc::clone(&intake.shared);
         match self.feed(slot, &PoolOwner::bytes(&shared, &chunk)[..len], intake, ctx) {
-            Fed::All => self.hand_back(chunk, intake, ctx),
+            Fed::All => intake.pool.give_back(chunk),
             Fed::Wait { line, consumed } => {
                 self.count_wait(line);
                 self.begin_wait(slot, line, ctx.now);
                 intake.set_line(line, true);
-                self.park(slot, chunk, consumed..len, intake, ctx);
+                self.park(slot, chunk, consumed..len, intake);
             }
             Fed::Refused(refusal) => {
                 self.refuse(slot, refusal, intake, ctx);
-                self.hand_back(chunk, intake, ctx);
+                intake.pool.give_back(chunk);
             }
         }
         intake.publish();
@@ -440,22 +420,15 @@ impl Tcp {
         self.plan_deadlines(slot);
     }
 
-    fn park<R: Ring>(
-        &mut self,
-        slot: u32,
-        chunk: Slot,
-        range: std::ops::Range<usize>,
-        intake: &mut Intake,
-        ctx: &mut Context<'_, R>,
-    ) {
+    fn park(&mut self, slot: u32, chunk: Slot, range: Range<usize>, intake: &mut Intake) {
         if range.is_empty() {
-            return self.hand_back(chunk, intake, ctx);
+            return intake.pool.give_back(chunk);
         }
         let bytes = range.len() as u64;
         match self.parking.park(&mut self.table.get_mut(slot).parked, &mut intake.pool, chunk, range) {
             ChunkAfter::Free(chunk) => {
                 self.counters.parked_bytes.add(bytes);
-                self.hand_back(chunk, intake, ctx);
+                intake.pool.give_back(chunk);
             }
             ChunkAfter::Pinned => self.counters.pinned_chunks.add(1),
         }
@@ -520,15 +493,15 @@ impl Tcp {
             match self.feed(slot, &PoolOwner::bytes(&shared, &parked)[range.clone()], intake, ctx) {
                 Fed::All => {
                     *left = left.saturating_sub(range.len());
-                    self.free_segment(parked, intake, ctx);
+                    intake.pool.give_back(parked);
                 }
                 Fed::Wait { line, consumed } => {
                     *left = left.saturating_sub(consumed);
-                    self.put_back(slot, parked, range.start + consumed..range.end, intake, ctx);
+                    self.put_back(slot, parked, range.start + consumed..range.end, intake);
                     return Some(line);
                 }
                 Fed::Refused(refusal) => {
-                    self.free_segment(parked, intake, ctx);
+                    intake.pool.give_back(parked);
                     self.refuse(slot, refusal, intake, ctx);
                     return None;
                 }
@@ -536,16 +509,9 @@ impl Tcp {
         }
     }
 
-    fn put_back<R: Ring>(
-        &mut self,
-        slot: u32,
-        parked: Slot,
-        range: std::ops::Range<usize>,
-        intake: &mut Intake,
-        ctx: &mut Context<'_, R>,
-    ) {
+    fn put_back(&mut self, slot: u32, parked: Slot, range: Range<usize>, intake: &mut Intake) {
         if range.is_empty() {
-            return self.free_segment(parked, intake, ctx);
+            return intake.pool.give_back(parked);
         }
         self.parking.put_first(&mut self.table.get_mut(slot).parked, parked, range);
     }

@@ -173,7 +173,7 @@ impl Udp {
     }
 
     /// Puts a receive slot (back) on offer.
-    pub(super) fn hand_back<R: Ring>(&mut self, slot: Slot, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+    fn hand_back<R: Ring>(&mut self, slot: Slot, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         match intake.pool.lend(slot, self.group, self.lend_offset()) {
             Ok(buffer) => ctx.ring.provide(buffer),
             Err(slot) => intake.pool.give_back(slot),
