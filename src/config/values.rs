@@ -107,7 +107,13 @@ pub trait OptionValue: Sized {
 /// # Errors
 /// Why it is refused.
 pub fn read_ruled<T: OptionValue>(text: &str, rule: Rule) -> Result<T, Cause> {
-    let value = T::read(text.trim())?;
+    let value = T::read(text.trim()).map_err(|cause| match (cause, rule) {
+        // A number that not even the type can hold is told the option's bounds, not the type's.
+        (Cause::OutOfRange { .. }, Rule::Between(least, most) | Rule::PowerOfTwo(least, most)) => {
+            Cause::OutOfRange { least, most }
+        }
+        (cause, _) => cause,
+    })?;
     value.number().map_or(Ok(()), |number| rule.check(number))?;
     Ok(value)
 }

@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -74,6 +74,15 @@ impl AdminServer {
     /// # Errors
     /// See [`AdminRefusal`]; nothing is left behind.
     pub fn start(address: SocketAddr, telemetry: Arc<Telemetry>, prepare_thread: fn()) -> Result<Self, AdminRefusal> {
+        Self::start_with(address, telemetry, prepare_thread, ADMIN_CONNECTION_LIFE)
+    }
+
+    fn start_with(
+        address: SocketAddr,
+        telemetry: Arc<Telemetry>,
+        prepare_thread: fn(),
+        connection_life: Duration,
+    ) -> Result<Self, AdminRefusal> {
         let bind = |error| AdminRefusal::Bind { address, error };
         let socket = std::net::TcpListener::bind(address).map_err(bind)?;
         socket.set_nonblocking(true).map_err(bind)?;
@@ -87,7 +96,7 @@ impl AdminServer {
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             prepare_thread();
-            runtime.block_on(serve(listener, telemetry, stopped));
+            runtime.block_on(serve(BoundedListener::new(listener, connection_life), telemetry, stopped));
         };
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(AdminRefusal::Thread)?;
         Ok(Self { address: bound, stop: Some(stop), thread: Some(thread) })
@@ -116,7 +125,7 @@ impl Drop for AdminServer {
     }
 }
 
-async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>, stopped: oneshot::Receiver<()>) {
+async fn serve(listener: BoundedListener, telemetry: Arc<Telemetry>, stopped: oneshot::Receiver<()>) {
     let answers = Arc::new(Answers { telemetry, metrics: Cached::default(), status: Cached::default() });
     let routes = Router::new()
         .route("/", get(|| async { "/metrics /status /livez /readyz\n" }))
@@ -125,7 +134,6 @@ async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>, stopped: onesho
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .with_state(answers);
-    let listener = BoundedListener { listener, permits: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)) };
     let (hurry, hurried) = oneshot::channel();
     let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
         // A dropped sender means the same as a message.
@@ -189,6 +197,13 @@ async fn readyz(State(answers): State<Arc<Answers>>) -> Response {
 struct BoundedListener {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    connection_life: Duration,
+}
+
+impl BoundedListener {
+    fn new(listener: TcpListener, connection_life: Duration) -> Self {
+        Self { listener, permits: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)), connection_life }
+    }
 }
 
 impl axum::serve::Listener for BoundedListener {
@@ -199,7 +214,7 @@ impl axum::serve::Listener for BoundedListener {
         let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         // axum's own listener waits a second after errors like EMFILE instead of spinning.
         let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-        (BoundedStream { stream, life: Box::pin(tokio::time::sleep(ADMIN_CONNECTION_LIFE)), _permit: permit }, peer)
+        (BoundedStream { stream, life: Box::pin(tokio::time::sleep(self.connection_life)), _permit: permit }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -247,3 +262,7 @@ impl AsyncWrite for BoundedStream {
         self.bounded(context, |stream, context| stream.poll_shutdown(context))
     }
 }
+
+#[cfg(test)]
+#[path = "admin_tests.rs"]
+mod tests;

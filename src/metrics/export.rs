@@ -108,3 +108,7 @@ fn buckets(histogram: &Histogram<u64>) -> (f64, Vec<(f64, u64)>) {
     let bounds = LATENCY_BUCKETS_NS.iter().map(|bound| *bound as f64).chain([f64::INFINITY]);
     (sum, bounds.zip(counts).collect())
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

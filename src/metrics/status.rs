@@ -122,6 +122,8 @@ mod names {
     pub const CONNECTIONS: &str = "connections_open";
     pub const REFUSED_FRAMES: &str = "frames_refused";
     pub const KERNEL_DROPS: &str = "kernel_drops";
+    /// Counters without a reason label that are reasons themselves why bytes never became events.
+    pub const REASONS_OF_THEIR_OWN: [&str; 4] = ["partial_frame", "slow_frame", "udp_truncated", "udp_empty"];
 }
 
 impl StatusDocument {
@@ -149,7 +151,7 @@ impl StatusDocument {
             written_sequence: logs.iter().map(|log| log.written_sequence).sum(),
             durable_sequence: logs.iter().map(|log| log.durable_sequence).sum(),
             held: snapshot.in_flight,
-            refused_frames: snapshot.by_label(names::REFUSED_FRAMES, "reason"),
+            refused_frames: refused_frames(snapshot),
             kernel_drops: snapshot.by_label(names::KERNEL_DROPS, "socket"),
             latency: snapshot.latencies.iter().map(|(name, values)| ((*name).to_owned(), LatencySummary::of(values))).collect(),
             logs: logs.iter().map(log_status).collect(),
@@ -158,6 +160,14 @@ impl StatusDocument {
             ..Self::of_ledger(&snapshot.ledger)
         }
     }
+}
+
+fn refused_frames(snapshot: &Snapshot) -> BTreeMap<String, u64> {
+    let mut refused = snapshot.by_label(names::REFUSED_FRAMES, "reason");
+    for name in names::REASONS_OF_THEIR_OWN.into_iter().filter(|name| snapshot.series.contains_key(name)) {
+        *refused.entry(name.to_owned()).or_default() += snapshot.sum(name);
+    }
+    refused
 }
 
 fn source_terms(ledger: &Ledger, source: Source) -> Terms {
@@ -261,5 +271,47 @@ impl fmt::Display for StatusDocument {
         write_counts(f, "refused frames", &self.refused_frames)?;
         write_counts(f, "dropped by the kernel", &self.kernel_drops)?;
         write_latencies(f, self.latency.iter().map(|(name, latency)| (name.as_str(), *latency)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::metrics::telemetry::Telemetry;
+    use crate::metrics::{Kind, Measured, Sample};
+    use crate::sys::clock::{Clock, HostClock};
+
+    struct Intake;
+
+    impl Measured for Intake {
+        fn measure(&self, sink: &mut dyn FnMut(Sample<'_>)) {
+            let mut tell = |name, labels: &[(&'static str, &str)], value| {
+                sink(Sample { name, help: "A test's.", kind: Kind::Counter, labels, value });
+            };
+            tell("frames_refused", &[("transport", "tcp"), ("reason", "topic_empty")], 2);
+            tell("frames_refused", &[("transport", "udp"), ("reason", "topic_empty")], 3);
+            tell("slow_frame", &[], 4);
+            tell("kernel_drops", &[("socket", "realtime")], 5);
+            tell("connections_open", &[], 6);
+        }
+    }
+
+    #[test]
+    fn refusals_of_all_transports_are_one_sum_per_reason() {
+        let telemetry = Telemetry { measured: vec![Arc::new(Intake), Arc::new(Intake)], ..Telemetry::default() };
+        let document = StatusDocument::of(&telemetry.read(HostClock.now()));
+        let expected = [("slow_frame".to_owned(), 8), ("topic_empty".to_owned(), 10)];
+        assert_eq!(document.refused_frames, expected.into());
+        assert_eq!((document.kernel_drops["realtime"], document.connections), (10, 12));
+        assert_eq!(document.metrics["frames_refused{transport=\"udp\",reason=\"topic_empty\"}"], 6);
+    }
+
+    #[test]
+    fn a_document_survives_its_own_json() {
+        let document = StatusDocument::of(&Telemetry::default().read(HostClock.now()));
+        let text = serde_json::to_string(&document).expect("a JSON form");
+        assert_eq!(serde_json::from_str::<StatusDocument>(&text).expect("the same form"), document);
     }
 }
