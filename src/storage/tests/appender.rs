@@ -399,3 +399,11 @@ fn the_first_batch_begins_behind_the_mark_in_the_second_block() {
     bench.poll();
     assert_eq!(bench.ring.writes[0].0, FIRST_BATCH_OFFSET);
 }
+
+#[test]
+fn an_appender_can_move_to_its_runner() {
+    fn is_send<T: Send>() {}
+    is_send::<crate::storage::Appender>();
+    is_send::<crate::storage::dead_letter::DeadLetterSender>();
+    is_send::<crate::storage::OpenLog<crate::storage::DiskFile>>();
+}
