@@ -1,3 +1,6 @@
-//! The subcommands, one file each.
+//! The subcommands, one file or folder each.
+
+#![forbid(unsafe_code)]
 
 pub mod log;
+pub mod send;
