@@ -1,0 +1,6 @@
+//! The subcommands, one file or folder each.
+
+#![forbid(unsafe_code)]
+
+pub mod log;
+pub mod send;
