@@ -200,6 +200,7 @@ impl<R: Ring> Agent<R> for Batch {
 
     fn drain(&mut self, _: &mut Context<'_, R>) {
         self.draining = true;
+        self.latency.finish(); // An idle agent may not be polled again.
     }
 
     fn is_drained(&self) -> bool {
@@ -210,3 +211,7 @@ impl<R: Ring> Agent<R> for Batch {
         Holding { events: self.events_held() as u64, staged: 0 }
     }
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

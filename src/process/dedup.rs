@@ -211,7 +211,7 @@ impl Dedup {
     #[inline]
     fn place(&self, key: DedupKey) -> usize {
         let high = (key.0 >> 64) as u64;
-        (u128::from(high) * self.buckets.len() as u128 >> 64) as usize
+        ((u128::from(high) * self.buckets.len() as u128) >> 64) as usize
     }
 
     /// Fetches the key's bucket ahead of [`Dedup::admit`].

@@ -149,7 +149,6 @@ impl Drop for Outlet {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::process::test_support::{TestPool, inlet};
 
     #[test]

@@ -252,6 +252,7 @@ impl<R: Ring> Agent<R> for Realtime {
 
     fn drain(&mut self, _: &mut Context<'_, R>) {
         self.draining = true;
+        self.latency.finish(); // An idle agent may not be polled again.
     }
 
     fn is_drained(&self) -> bool {
@@ -263,3 +264,7 @@ impl<R: Ring> Agent<R> for Realtime {
         Holding { events: events as u64, staged: 0 }
     }
 }
+
+#[cfg(test)]
+#[path = "realtime_tests.rs"]
+mod tests;

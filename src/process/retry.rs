@@ -217,7 +217,7 @@ mod tests {
         assert!(original.is_none());
         assert_eq!(pool.shared.header(&copy).attempts, 2);
         queue.push(copy, 2, Nanos(0));
-        let too_large = pool.transactional(2, "t", &[0; 3000]);
+        let too_large = pool.transactional(2, "t", &[0; 1000]);
         let refused = queue.detach(&pool.shared, too_large, 1).unwrap_err();
         pool.release(refused);
     }

@@ -379,6 +379,7 @@ impl<R: Ring> Agent<R> for Transactional {
 
     fn drain(&mut self, _: &mut Context<'_, R>) {
         self.draining = true;
+        self.latency.finish(); // An idle agent may not be polled again.
     }
 
     fn is_drained(&self) -> bool {
@@ -390,3 +391,7 @@ impl<R: Ring> Agent<R> for Transactional {
         Holding { events: (self.receiver.depth() + own) as u64, staged: 0 }
     }
 }
+
+#[cfg(test)]
+#[path = "transactional_tests.rs"]
+mod tests;

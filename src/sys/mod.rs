@@ -5,7 +5,7 @@
 //! uring ───── the ring of a runner, over `buffer_ring`           io, clock ─ the seams that agents and the simulator see
 //! memory ──── arenas, staging buffers, memory left               socket ──── listeners, steered datagram sockets
 //! topology ── nodes and cores, `plan` ── who runs where          process ─── pinning, nice, descriptors
-//! wake ────── parking and waking a runner
+//! wake ────── parking and waking a runner                    prefetch ─ a hint to the CPU, as a safe function
 //! ```
 //!
 //! What it does not do: know of frames, events or tiers. The kernel is asked for what it can do by doing it, never by its version.
