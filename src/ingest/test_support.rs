@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::dead_letter_shim::DeadLetterSender;
+use crate::storage::dead_letter::DeadLetterSender;
 use super::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring, kind};
 use crate::agent::{Agent, Context, Work};
 use crate::bus::{Dispatch, Overflow, TierOptions, TierReceiver, tier};
