@@ -91,7 +91,7 @@ impl Connection {
 
     /// Whether its bytes can't be parsed before something else happens (waiting for chunks is not that: nothing is left over).
     pub(super) fn is_held_up(&self) -> bool {
-        self.line.is_some_and(|line| line != Line::CHUNKS)
+        self.line.is_some_and(|line| !line.is_for_chunks())
     }
 }
 

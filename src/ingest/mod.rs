@@ -37,6 +37,8 @@ mod tcp;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]
+mod tests_random;
+#[cfg(test)]
 mod tests_tcp;
 #[cfg(test)]
 mod tests_udp;

@@ -52,6 +52,11 @@ impl Partial {
         self.have_bytes > 0
     }
 
+    /// Whether it occupies a slot.
+    pub(super) fn holds_slot(&self) -> bool {
+        self.slot.is_some()
+    }
+
     /// Gives up what has come. Whether there was anything.
     pub(super) fn discard(&mut self, pool: &mut PoolOwner) -> bool {
         let was_open = self.is_open();

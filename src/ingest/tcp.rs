@@ -54,6 +54,8 @@ pub(super) struct Tcp {
     chunks_offered_max: usize,
     /// Chunks to offer just now.
     chunk_target: usize,
+    /// See [`Tcp::judge_memory`].
+    only_unfinished: bool,
     byte_cap: u32,
     frame_deadline: Nanos,
     idle_deadline: Nanos,
@@ -77,6 +79,7 @@ impl Tcp {
             counters,
             chunks_offered_max: usize::from(options.tcp_chunks_offered),
             chunk_target: usize::from(options.tcp_chunks_offered),
+            only_unfinished: false,
             byte_cap: options.tcp_byte_cap,
             frame_deadline: options.frame_deadline,
             idle_deadline: options.idle_deadline,
@@ -100,11 +103,13 @@ impl Tcp {
     // -- chunks --
 
     /// Decides how many chunks are on offer and offers them. Calm: all. REALTIME events wait to be processed: half, so that what
-    /// comes next is not behind a full budget of others. A bulk tier is beyond half of its high-water mark: one, which keeps
-    /// REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
+    /// comes next is not behind a full budget of others. A bulk tier is beyond half of its high-water mark, or parking memory is
+    /// short: one, which keeps REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
     pub(super) fn offer_chunks<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         let full = self.chunks_offered_max;
-        self.chunk_target = if !intake.may_resume(Tier::Transactional) || !intake.may_resume(Tier::Batch) {
+        let is_memory_short = self.judge_memory(intake);
+        let is_bulk_pressed = !intake.may_resume(Tier::Transactional) || !intake.may_resume(Tier::Batch);
+        self.chunk_target = if is_memory_short || is_bulk_pressed {
             full.min(1)
         } else if intake.depth(Tier::Realtime) > 0 {
             full.div_ceil(2)
@@ -113,6 +118,25 @@ impl Tcp {
         };
         self.top_up(intake, ctx);
         self.arm_starved(intake, ctx);
+    }
+
+    /// Whether the next turn might leave a chunk with a waiting connection for want of parking memory.
+    ///
+    /// If moreover connections wait for slots that unfinished frames hold, chunks must be kept for those that can finish them: only
+    /// they are armed then. Else all chunks could end up with connections that wait for connections that wait for chunks.
+    fn judge_memory(&mut self, intake: &Intake) -> bool {
+        let is_waited_in = |line| !self.lines.is_empty(line);
+        if !Line::SERVED.into_iter().any(is_waited_in) {
+            self.only_unfinished = false;
+            return false;
+        }
+        let (gauges, parking, chunk) = (intake.pool.gauges(), SlotClass::Parking.index(), SlotClass::Chunk.index());
+        let lent = intake.pool.lent_count(GroupId::Tcp) + intake.pool.lent_count(GroupId::UdpGro);
+        let has_pinned = gauges.in_use[SlotUse::Kernel.index()][chunk] as usize > lent;
+        let needed = self.chunks_offered_max.min(gauges.total[parking] as usize);
+        let is_short = has_pinned || (gauges.free[parking] as usize) < needed;
+        self.only_unfinished = is_short && is_waited_in(Line::PARTIAL);
+        is_short
     }
 
     fn top_up<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
@@ -133,19 +157,32 @@ impl Tcp {
     /// Arms starved receives, once half of the chunks are on offer: at most one per chunk, so that they don't starve each other at
     /// once.
     fn arm_starved<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        if self.lines.is_empty(Line::CHUNKS) {
-            return;
-        }
         let on_offer = intake.pool.lent_count(GroupId::Tcp);
         if on_offer == 0 || on_offer < self.chunk_target.div_ceil(2) {
             return;
         }
         for _ in 0..on_offer {
-            let Some(slot) = self.lines.pop_front(&mut self.table, Line::CHUNKS) else { return };
+            let first = self.lines.pop_front(&mut self.table, Line::CHUNKS_FIRST);
+            let next = first.or_else(|| match self.only_unfinished {
+                true => None,
+                false => self.lines.pop_front(&mut self.table, Line::CHUNKS),
+            });
+            let Some(slot) = next else { return };
             self.end_wait(slot, ctx.now);
             self.counters.rearmed.add(1);
             self.arm(slot, ctx);
         }
+    }
+
+    /// The line for chunks that a connection belongs in.
+    fn chunk_line(&self, slot: u32) -> Line {
+        if self.table.get(slot).partial.holds_slot() { Line::CHUNKS_FIRST } else { Line::CHUNKS }
+    }
+
+    /// Whether a receive may not be armed at once, as it would take chunks before those whose turn it is.
+    fn must_line_up(&self, line: Line) -> bool {
+        !self.lines.is_empty(Line::CHUNKS_FIRST)
+            || (line == Line::CHUNKS && (self.only_unfinished || !self.lines.is_empty(Line::CHUNKS)))
     }
 
     // -- the life of a connection --
@@ -160,7 +197,10 @@ impl Tcp {
         self.counters.accepted.add(1);
         self.counters.connections_open.set(self.table.len() as u64);
         self.plan_deadlines(slot);
-        self.arm(slot, ctx);
+        match self.only_unfinished {
+            true => self.begin_wait(slot, Line::CHUNKS, ctx.now),
+            false => self.arm(slot, ctx),
+        }
         true
     }
 
@@ -212,11 +252,14 @@ impl Tcp {
             (Stage::Refused, _) => self.close(slot, CloseReason::Refused, intake, ctx),
             // In line for chunks already.
             (Stage::Open, None) if connection.line.is_some() => {}
-            // Others starve: it may not overtake them.
-            (Stage::Open, None) if !self.lines.is_empty(Line::CHUNKS) => self.begin_wait(slot, Line::CHUNKS, ctx.now),
             (Stage::Open, None) => {
-                self.counters.rearmed.add(1);
-                self.arm(slot, ctx);
+                let line = self.chunk_line(slot);
+                if self.must_line_up(line) {
+                    self.begin_wait(slot, line, ctx.now);
+                } else {
+                    self.counters.rearmed.add(1);
+                    self.arm(slot, ctx);
+                }
             }
             (Stage::Free | Stage::Closing, _) => {}
         }
@@ -309,7 +352,7 @@ impl Tcp {
         let connection = self.table.get(slot);
         // One that is held up or has ended doesn't need chunks now.
         if connection.stage == Stage::Open && connection.line.is_none() && connection.ended.is_none() {
-            self.begin_wait(slot, Line::CHUNKS, now);
+            self.begin_wait(slot, self.chunk_line(slot), now);
         }
     }
 
@@ -406,7 +449,7 @@ impl Tcp {
     fn begin_wait(&mut self, slot: u32, line: Line, now: Nanos) {
         self.table.get_mut(slot).waits_since = now;
         self.lines.push_back(&mut self.table, line, slot);
-        if line != Line::CHUNKS {
+        if !line.is_for_chunks() {
             self.deadlines.clear(slot);
         }
     }
@@ -551,7 +594,7 @@ impl Tcp {
         // In line for chunks it is we who don't read: time stands still. Unless no chunk is on offer at all: then waiting connections
         // hold them, perhaps for a slot that this one's partial frame occupies, and the deadline is what unties that knot.
         let may_be_knot = connection.partial.is_open() && intake.pool.lent_count(GroupId::Tcp) == 0;
-        let stands_still = connection.line == Some(Line::CHUNKS);
+        let stands_still = connection.line.is_some_and(Line::is_for_chunks);
         if stands_still && !may_be_knot {
             return self.deadlines.no_later_than(slot, ctx.now + super::deadlines::SWEEP_INTERVAL);
         }

@@ -12,12 +12,15 @@ use crate::wire::Tier;
 pub(super) struct Line(u8);
 
 impl Line {
-    /// How many there are: three tiers' lanes, three tiers' slots, slots for partial frames, chunks.
-    pub(super) const COUNT: usize = 8;
+    /// How many there are: three tiers' lanes, three tiers' slots, slots for partial frames, chunks in two ranks.
+    pub(super) const COUNT: usize = 9;
     /// A slot for a frame of which only a part has come.
     pub(super) const PARTIAL: Line = Line(6);
+    /// Receive chunks on offer again, for connections whose unfinished frame holds a slot: served before the others, as others may
+    /// wait for that slot.
+    pub(super) const CHUNKS_FIRST: Line = Line(7);
     /// Receive chunks on offer again.
-    pub(super) const CHUNKS: Line = Line(7);
+    pub(super) const CHUNKS: Line = Line(8);
     /// In the order in which they are served: slots before lanes, so that a frame that found no slot is not overtaken by those
     /// that found no room.
     pub(super) const SERVED: [Line; 7] = [Line(3), Line(0), Line(4), Line(1), Line(5), Line(2), Line::PARTIAL];
@@ -30,6 +33,11 @@ impl Line {
     /// A slot for an event of a tier.
     pub(super) const fn slots(tier: Tier) -> Line {
         Line(3 + tier.index() as u8)
+    }
+
+    /// Whether what is waited for are receive chunks: no bytes are left over, they are still the kernel's.
+    pub(super) fn is_for_chunks(self) -> bool {
+        self == Line::CHUNKS_FIRST || self == Line::CHUNKS
     }
 
     /// The tier whose lane this waits for.
