@@ -7,6 +7,8 @@ pub mod ingest;
 pub mod metrics;
 pub mod pool;
 pub mod process;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod storage;
 mod sync;
 pub mod sys;
