@@ -24,6 +24,7 @@ pub mod faults;
 pub mod frames;
 pub mod kernel;
 pub mod net;
+pub mod oracle;
 mod receive;
 pub mod ring;
 pub mod rng;
