@@ -157,3 +157,110 @@ fn write_gro_control(control: &mut [u8], segment_bytes: usize) {
     control[12..16].copy_from_slice(&libc::UDP_GRO.to_ne_bytes());
     control[16..20].copy_from_slice(&(segment_bytes as i32).to_ne_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults::Faults;
+    use super::super::ring::SimRing;
+    use crate::pool::{ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
+    use crate::sys::io::{Completion, Fd, GroupId, Ring, Token};
+    use crate::sys::memory::Arena;
+
+    const TOKEN: Token = Token::new(0, 1, 0, 0);
+
+    /// A ring with a datagram socket, and `count` buffers of 2112 bytes to receive into.
+    fn receiver(count: u16, gro: bool, control_bytes: u32) -> (SimRing, Fd, PoolOwner) {
+        let strides = ClassStrides::new(4096, 4096);
+        let layout = OwnerLayout::with_standard_quotas([0, u32::from(count) * 2, 0, 0, 0]);
+        let arena = Arena::map(SharedPool::arena_bytes(&strides, std::slice::from_ref(&layout))).expect("a small mapping");
+        let mut owner = SharedPool::divide(arena, strides, &[layout]).1.remove(0);
+        let mut ring = SimRing::new(1, Faults::none());
+        owner.open_group(GroupId::Udp, count);
+        for _ in 0..count {
+            let slot = owner.acquire(SlotClass::Medium, SlotUse::Kernel).expect("half of the class is the kernel's");
+            ring.provide(owner.lend(slot, GroupId::Udp, 0).expect("the group is open"));
+        }
+        let socket = ring.bind_datagrams(gro);
+        ring.recvmsg_multishot(TOKEN, socket, GroupId::Udp, control_bytes);
+        (ring, socket, owner)
+    }
+
+    /// All completions that come now, with the bytes of their buffers.
+    fn received(ring: &SimRing, owner: &mut PoolOwner) -> Vec<(Completion, Vec<u8>)> {
+        while ring.step() {}
+        let shared = owner.shared().clone();
+        std::iter::from_fn(|| ring.take_completion())
+            .map(|mut completion| {
+                let Some(buffer) = completion.buffer.take() else { return (completion, Vec::new()) };
+                let slot = owner.take_back(buffer);
+                let bytes = PoolOwner::bytes(&shared, &slot).to_vec();
+                owner.give_back(slot);
+                (completion, bytes)
+            })
+            .collect()
+    }
+
+    fn field(bytes: &[u8], place: usize) -> u32 {
+        u32::from_ne_bytes(bytes[place * 4..][..4].try_into().expect("four bytes"))
+    }
+
+    #[test]
+    fn a_datagram_lies_behind_its_header_and_the_rest_stays_poisoned() {
+        let (ring, socket, mut owner) = receiver(2, false, 0);
+        ring.send_datagram(socket, b"hello".to_vec());
+        let got = received(&ring, &mut owner);
+        let (completion, bytes) = &got[0];
+        assert_eq!((completion.result, completion.more), (Ok(16 + 5), true));
+        assert_eq!((field(bytes, 2), field(bytes, 3)), (5, 0));
+        assert_eq!(&bytes[16..22], b"hello\xdb");
+    }
+
+    #[test]
+    fn an_empty_datagram_ends_the_multishot_with_its_buffer() {
+        let (ring, socket, mut owner) = receiver(2, false, 0);
+        ring.send_datagram(socket, Vec::new());
+        let got = received(&ring, &mut owner);
+        assert_eq!((got[0].0.result, got[0].0.more, field(&got[0].1, 2)), (Ok(16), false, 0));
+    }
+
+    #[test]
+    fn a_datagram_beyond_its_buffer_is_marked_truncated() {
+        let (ring, socket, mut owner) = receiver(2, false, 0);
+        ring.send_datagram(socket, vec![1; 3000]);
+        let got = received(&ring, &mut owner);
+        assert_eq!((got[0].0.result, field(&got[0].1, 3)), (Ok(2112), libc::MSG_TRUNC as u32));
+        assert!(ring.delivered_datagrams(socket)[0].truncated);
+    }
+
+    #[test]
+    fn a_datagram_too_many_finds_no_buffer() {
+        let (ring, socket, mut owner) = receiver(1, false, 0);
+        ring.send_datagram(socket, vec![1; 3]);
+        ring.send_datagram(socket, vec![2; 3]);
+        let got = received(&ring, &mut owner);
+        assert!(got[0].0.more);
+        assert_eq!((got[1].0.result.map_err(|errno| errno.0), got[1].0.more), (Err(libc::ENOBUFS), false));
+    }
+
+    #[test]
+    fn datagrams_of_equal_size_come_together_with_their_size() {
+        let (ring, socket, mut owner) = receiver(3, true, 32);
+        for len in [100, 100, 40, 100] {
+            ring.send_datagram(socket, vec![len as u8; len]);
+        }
+        let got = received(&ring, &mut owner);
+        let (together, bytes) = &got[0];
+        assert_eq!((together.result, field(bytes, 1), field(bytes, 2)), (Ok(16 + 32 + 240), 24, 240));
+        assert_eq!(field(&bytes[16..], 4), 100, "the segment size is the data of the control message");
+        assert_eq!((got[1].0.result, field(&got[1].1, 1)), (Ok(16 + 32 + 100), 0));
+        assert_eq!(ring.delivered_datagrams(socket).len(), 4);
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let (mut ring, socket, _owner) = receiver(1, false, 0);
+        ring.change_faults(|faults| faults.datagrams_max = 2);
+        (0..5).for_each(|_| ring.send_datagram(socket, vec![0; 9]));
+        assert_eq!(ring.socket_drops(socket), Some(3));
+    }
+}
