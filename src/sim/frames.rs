@@ -117,6 +117,15 @@ mod tests {
     }
 
     #[test]
+    fn the_engine_s_codec_reads_what_was_encoded() {
+        let bytes = frame(7).encode();
+        let limits = crate::wire::FrameLimits { max_frame_bytes: 1024 };
+        let Ok(crate::wire::Parsed::Frame(parsed)) = crate::wire::parse(&bytes, &limits) else { panic!("not a frame") };
+        assert_eq!((parsed.priority, parsed.topic, parsed.body), (Priority::High, "a/b", frame(7).body().as_slice()));
+        assert_eq!(parsed.frame_bytes, bytes.len());
+    }
+
+    #[test]
     fn a_frame_beyond_the_limit_ends_the_walk() {
         let bytes = frame(0).encode();
         assert_eq!(walk(&bytes, bytes.len()).frames.len(), 1);
