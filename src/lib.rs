@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bus;
+pub mod commands;
 pub mod control;
 pub mod ingest;
 pub mod metrics;

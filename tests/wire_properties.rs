@@ -50,7 +50,11 @@ impl Reassembler {
             match parse(&self.held[taken..], &LIMITS) {
                 Ok(Parsed::Frame(frame)) => {
                     taken += frame.frame_bytes;
-                    self.frames.push(Sent { priority: frame.priority, topic: frame.topic.to_owned(), body: frame.body.to_vec() });
+                    self.frames.push(Sent {
+                        priority: frame.priority,
+                        topic: frame.topic.as_str().to_owned(),
+                        body: frame.body.to_vec(),
+                    });
                 }
                 Ok(Parsed::Incomplete { needed }) => {
                     assert!(needed > self.held.len() - taken);

@@ -1,7 +1,8 @@
 //! From bytes to frames.
 
 use super::{
-    FRAME_BYTES_MAX, FrameRefusal, HEADER_BYTES, LENGTH_BYTES, LENGTH_MAX, LENGTH_MIN, Priority, TOPIC_BYTES_MAX, check_topic,
+    FRAME_BYTES_MAX, FrameRefusal, HEADER_BYTES, LENGTH_BYTES, LENGTH_MAX, LENGTH_MIN, Priority, TOPIC_BYTES_MAX, Topic,
+    check_topic,
 };
 
 /// What a receiver is willing to take.
@@ -74,7 +75,7 @@ pub struct Frame<'a> {
     /// The priority.
     pub priority: Priority,
     /// The topic, as I3 promises.
-    pub topic: &'a str,
+    pub topic: Topic<'a>,
     /// The body, any bytes, possibly none.
     pub body: &'a [u8],
     /// Topic and body, as they lie: what an event's slot keeps.
@@ -103,7 +104,9 @@ pub enum Parsed<'a> {
 ///
 /// let bytes = b"\x00\x00\x00\x1b\x03\x00\x0csensors/temp{\"val\":23.5}";
 /// let Ok(Parsed::Frame(frame)) = parse(bytes, &FrameLimits::default()) else { panic!() };
-/// assert_eq!((frame.priority, frame.topic, frame.body), (Priority::High, "sensors/temp", &b"{\"val\":23.5}"[..]));
+/// assert_eq!(frame.priority, Priority::High);
+/// assert_eq!(frame.topic, "sensors/temp");
+/// assert_eq!(frame.body, br#"{"val":23.5}"#);
 /// assert_eq!(frame.frame_bytes, bytes.len());
 /// ```
 ///
@@ -280,7 +283,8 @@ mod tests {
     #[test]
     fn an_empty_body_is_a_frame() {
         let bytes = b"\0\0\0\x04\x04\0\x01t";
-        let frame = Frame { priority: Priority::Critical, topic: "t", body: b"", payload: b"t", frame_bytes: 8 };
+        let topic = check_topic(b"t").unwrap();
+        let frame = Frame { priority: Priority::Critical, topic, body: b"", payload: b"t", frame_bytes: 8 };
         assert_eq!(parse(bytes, &LIMITS), Ok(Parsed::Frame(frame)));
     }
 

@@ -38,7 +38,7 @@ pub use encode::{encode_header, encode_into, encoded_len};
 pub use frame::{Frame, FrameHeader, FrameLimits, Parsed, parse, parse_header};
 pub use priority::{Priority, Tier};
 pub use refusal::FrameRefusal;
-pub use topic::check_topic;
+pub use topic::{Topic, check_topic};
 
 /// Bytes before the topic: length, priority, topic length.
 pub const HEADER_BYTES: usize = 7;

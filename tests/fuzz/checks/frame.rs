@@ -16,7 +16,7 @@ pub fn check(data: &[u8]) {
             Ok(Parsed::Frame(frame)) => {
                 let bytes = &data[offset..offset + frame.frame_bytes];
                 let mut encoded = Vec::new();
-                encode_into(&mut encoded, frame.priority, frame.topic, frame.body).expect("a frame can be encoded");
+                encode_into(&mut encoded, frame.priority, &frame.topic, frame.body).expect("a frame can be encoded");
                 assert_eq!(encoded, bytes, "a frame has one encoding");
                 assert_eq!([frame.topic.as_bytes(), frame.body].concat(), frame.payload);
                 check_prefixes(bytes, None);
