@@ -13,10 +13,12 @@
 mod buffer_ring;
 pub mod clock;
 pub mod features;
+pub mod file;
 pub mod findings;
 pub mod io;
 pub mod memory;
 pub mod plan;
+pub mod prefetch;
 pub mod probe;
 pub mod process;
 pub mod socket;

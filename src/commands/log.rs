@@ -1,0 +1,554 @@
+//! `eventstream log info|verify|dump`: looks at the logs of a data folder, also while an engine writes them. Changes nothing.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use argh::FromArgs;
+use base64::Engine as _;
+use serde::Serialize;
+
+use crate::storage::log_file::DiskFile;
+use crate::storage::reader::{LogReader, MergeOrder, MergedReader, OwnedRecord, ReadError, VerifyReport, verify};
+use crate::storage::rfc3339::{Rfc3339, parse_rfc3339};
+use crate::sys::clock::{Clock, HostClock, WallNanos};
+use crate::wire::Priority;
+
+/// look into the event log
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "log")]
+pub struct LogCommand {
+    #[argh(subcommand)]
+    action: LogAction,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum LogAction {
+    Info(InfoArgs),
+    Verify(VerifyArgs),
+    Dump(DumpArgs),
+}
+
+/// what each log holds, in a few lines (reads every byte of it)
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "info")]
+struct InfoArgs {
+    /// the data folder (default: data)
+    #[argh(option, default = "PathBuf::from(\"data\")")]
+    data_dir: PathBuf,
+    /// print JSON, one object per log
+    #[argh(switch)]
+    json: bool,
+}
+
+/// check every byte; exit code 5 if durable data is lost
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "verify")]
+struct VerifyArgs {
+    /// the data folder (default: data)
+    #[argh(option, default = "PathBuf::from(\"data\")")]
+    data_dir: PathBuf,
+    /// print JSON, one object per log
+    #[argh(switch)]
+    json: bool,
+}
+
+/// print records, the logs of all nodes merged by time
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "dump")]
+struct DumpArgs {
+    /// the data folder (default: data)
+    #[argh(option, default = "PathBuf::from(\"data\")")]
+    data_dir: PathBuf,
+    /// print JSON, one object per record
+    #[argh(switch)]
+    json: bool,
+    /// only topics that fit: an exact name, or a filter with + (one level) and # (the rest)
+    #[argh(option)]
+    topic: Option<String>,
+    /// only this priority: batch, low, medium, high, critical, or 0-4
+    #[argh(option)]
+    priority: Option<Priority>,
+    /// only events received at or after this: RFC 3339, or seconds ago
+    #[argh(option)]
+    since: Option<Moment>,
+    /// only events received before this: RFC 3339, or seconds ago
+    #[argh(option)]
+    until: Option<Moment>,
+    /// stop after so many records
+    #[argh(option)]
+    limit: Option<u64>,
+}
+
+/// A moment as given on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    At(WallNanos),
+    SecondsAgo(u64),
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(seconds) = text.parse() {
+            return Ok(Moment::SecondsAgo(seconds));
+        }
+        parse_rfc3339(text)
+            .map(Moment::At)
+            .ok_or_else(|| format!("`{text}` is neither a time like 2026-01-31T12:00:00Z nor a number of seconds ago"))
+    }
+}
+
+impl Moment {
+    fn resolve(self, now: WallNanos) -> WallNanos {
+        match self {
+            Moment::At(at) => at,
+            Moment::SecondsAgo(seconds) => WallNanos(now.0.saturating_sub(seconds.saturating_mul(1_000_000_000))),
+        }
+    }
+}
+
+/// How a command ended that could do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOutcome {
+    /// Nothing that had been durable is lost.
+    Whole,
+    /// Durable data is lost; what and where was printed.
+    Damaged,
+}
+
+impl LogOutcome {
+    /// 0 or 5.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            LogOutcome::Whole => 0,
+            LogOutcome::Damaged => 5,
+        }
+    }
+}
+
+/// Why a command could not do its work (exit code 1). Displays as three lines: error, cause, fix.
+#[derive(Debug)]
+pub enum LogCommandError {
+    /// The folder can't be listed.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// There is no log in it.
+    NoLog {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A log can't be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: ReadError,
+    },
+    /// The output can't be written.
+    Output(io::Error),
+}
+
+impl LogCommandError {
+    /// What, why and what to do, each one line.
+    pub fn lines(&self) -> [String; 3] {
+        match self {
+            LogCommandError::Folder { path, error } => [
+                format!("can't read the data folder {}", path.display()),
+                error.to_string(),
+                "name the engine's data folder with --data-dir".into(),
+            ],
+            LogCommandError::NoLog { path } => [
+                format!("no event log in {}", path.display()),
+                "the folder holds no events.bin".into(),
+                "name the engine's data folder with --data-dir; an engine makes the log when it starts".into(),
+            ],
+            LogCommandError::Read { path, error } => [
+                format!("can't read {}", path.display()),
+                error.to_string(),
+                "check that it is an event log and that you may read it".into(),
+            ],
+            LogCommandError::Output(error) => {
+                ["can't write the output".into(), error.to_string(), "check where the output goes".into()]
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for LogCommandError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [error, cause, fix] = self.lines();
+        write!(f, "error: {error}\ncause: {cause}\nfix: {fix}")
+    }
+}
+
+impl std::error::Error for LogCommandError {}
+
+impl LogCommand {
+    /// Does it, and prints to `out`. A reader that goes away (`| head`) is no error.
+    ///
+    /// # Errors
+    /// See [`LogCommandError`].
+    pub fn run(self, out: &mut dyn Write) -> Result<LogOutcome, LogCommandError> {
+        let result = match self.action {
+            LogAction::Info(InfoArgs { data_dir, json }) => look(&data_dir, json, out, print_info),
+            LogAction::Verify(VerifyArgs { data_dir, json }) => look(&data_dir, json, out, print_verify),
+            LogAction::Dump(args) => dump(&args, out),
+        };
+        let result = result.and_then(|outcome| out.flush().map(|()| outcome).map_err(LogCommandError::Output));
+        match result {
+            Err(LogCommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(LogOutcome::Whole),
+            result => result,
+        }
+    }
+}
+
+/// The logs of a folder, by node.
+fn logs_of(folder: &Path) -> Result<Vec<(PathBuf, DiskFile)>, LogCommandError> {
+    let refused = |error| LogCommandError::Folder { path: folder.to_owned(), error };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(refused)? {
+        let entry = entry.map_err(refused)?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(is_log_name) {
+            paths.push(entry.path());
+        }
+    }
+    if paths.is_empty() {
+        return Err(LogCommandError::NoLog { path: folder.to_owned() });
+    }
+    paths.sort();
+    let open = |path: PathBuf| match DiskFile::open_to_read(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(error) => Err(LogCommandError::Read { path, error: ReadError::Io(error) }),
+    };
+    paths.into_iter().map(open).collect()
+}
+
+fn is_log_name(name: &str) -> bool {
+    name == "events.bin" || name.starts_with("events.node") && name.ends_with(".bin")
+}
+
+/// Verifies each log and prints what `print` says of it.
+fn look(
+    folder: &Path,
+    json: bool,
+    out: &mut dyn Write,
+    print: fn(&mut dyn Write, &Path, &VerifyReport) -> io::Result<()>,
+) -> Result<LogOutcome, LogCommandError> {
+    let mut outcome = LogOutcome::Whole;
+    for (path, file) in logs_of(folder)? {
+        let report = verify(&file).map_err(|error| LogCommandError::Read { path: path.clone(), error })?;
+        if !report.is_whole() {
+            outcome = LogOutcome::Damaged;
+        }
+        if json { print_json(out, &ReportJson::new(&path, &report)) } else { print(out, &path, &report) }
+            .map_err(LogCommandError::Output)?;
+    }
+    Ok(outcome)
+}
+
+fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)
+}
+
+fn print_info(out: &mut dyn Write, path: &Path, report: &VerifyReport) -> io::Result<()> {
+    let line = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "  {name:<18} {value}");
+    writeln!(out, "{}", path.display())?;
+    line(out, "node", report.segment.node.to_string())?;
+    line(out, "created", Rfc3339(report.segment.created_at).to_string())?;
+    line(
+        out,
+        "opened",
+        format!("{} times, {}", report.openings, if report.closed { "closed in good order" } else { "not closed" }),
+    )?;
+    line(
+        out,
+        "records",
+        format!("{} in {} batches, {} bytes of topics and bodies", report.records, report.batches, report.payload_bytes),
+    )?;
+    line(
+        out,
+        "sequences",
+        format!("{}..{}, durable below {}", report.segment.first_sequence, report.end_sequence, report.durable_sequence),
+    )?;
+    line(out, "bytes", format!("{} used of {}", report.valid_bytes, report.file_bytes))?;
+    if let Some((first, last)) = report.sealed_between {
+        line(out, "written between", format!("{} and {}", Rfc3339(first), Rfc3339(last)))?;
+    }
+    for priority in Priority::ALL.into_iter().rev() {
+        line(out, priority.name(), report.by_priority[priority as usize].to_string())?;
+    }
+    print_faults(out, report)
+}
+
+fn print_verify(out: &mut dyn Write, path: &Path, report: &VerifyReport) -> io::Result<()> {
+    let state = if report.is_whole() { "whole" } else { "DAMAGED" };
+    writeln!(
+        out,
+        "{}: {state}: {} records in {} batches, {} bytes, sequences {}..{}",
+        path.display(),
+        report.records,
+        report.batches,
+        report.valid_bytes,
+        report.segment.first_sequence,
+        report.end_sequence
+    )?;
+    print_faults(out, report)
+}
+
+fn print_faults(out: &mut dyn Write, report: &VerifyReport) -> io::Result<()> {
+    for damage in &report.damages {
+        writeln!(out, "  {damage}")?;
+    }
+    if report.damage_count > report.damages.len() as u64 {
+        writeln!(out, "  and {} more damages", report.damage_count - report.damages.len() as u64)?;
+    }
+    if let Some((fault, bytes)) = report.torn {
+        writeln!(
+            out,
+            "  torn tail of {bytes} bytes at byte {} ({fault}): being written, or cut at the next start",
+            report.valid_bytes
+        )?;
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct ReportJson {
+    path: String,
+    node: u32,
+    created: String,
+    openings: u64,
+    closed: bool,
+    records: u64,
+    batches: u64,
+    payload_bytes: u64,
+    valid_bytes: u64,
+    file_bytes: u64,
+    first_sequence: u64,
+    end_sequence: u64,
+    durable_sequence: u64,
+    highest_event_id: u64,
+    first_sealed: Option<String>,
+    last_sealed: Option<String>,
+    by_priority: serde_json::Map<String, serde_json::Value>,
+    torn_bytes: u64,
+    whole: bool,
+    damage_count: u64,
+    damages: Vec<DamageJson>,
+}
+
+#[derive(Serialize)]
+struct DamageJson {
+    offset: u64,
+    fault: String,
+    first_lost_sequence: u64,
+    end_lost_sequence: Option<u64>,
+}
+
+impl ReportJson {
+    fn new(path: &Path, report: &VerifyReport) -> Self {
+        let by_priority = Priority::ALL.map(|p| (p.name().to_owned(), report.by_priority[p as usize].into()));
+        Self {
+            path: path.display().to_string(),
+            node: report.segment.node,
+            created: Rfc3339(report.segment.created_at).to_string(),
+            openings: report.openings,
+            closed: report.closed,
+            records: report.records,
+            batches: report.batches,
+            payload_bytes: report.payload_bytes,
+            valid_bytes: report.valid_bytes,
+            file_bytes: report.file_bytes,
+            first_sequence: report.segment.first_sequence,
+            end_sequence: report.end_sequence,
+            durable_sequence: report.durable_sequence,
+            highest_event_id: report.highest_event_id,
+            first_sealed: report.sealed_between.map(|(first, _)| Rfc3339(first).to_string()),
+            last_sealed: report.sealed_between.map(|(_, last)| Rfc3339(last).to_string()),
+            by_priority: by_priority.into_iter().collect(),
+            torn_bytes: report.torn.map_or(0, |(_, bytes)| bytes),
+            whole: report.is_whole(),
+            damage_count: report.damage_count,
+            damages: report
+                .damages
+                .iter()
+                .map(|damage| DamageJson {
+                    offset: damage.offset,
+                    fault: damage.fault.to_string(),
+                    first_lost_sequence: damage.first_lost,
+                    end_lost_sequence: damage.resume.map(|(_, sequence)| sequence),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Which records are wanted.
+struct Filter {
+    topic: Option<String>,
+    priority: Option<Priority>,
+    since: Option<WallNanos>,
+    until: Option<WallNanos>,
+}
+
+impl Filter {
+    fn admits(&self, record: &OwnedRecord) -> bool {
+        self.priority.is_none_or(|priority| record.priority == priority)
+            && self.since.is_none_or(|since| record.received_at >= since)
+            && self.until.is_none_or(|until| record.received_at < until)
+            && self.topic.as_ref().is_none_or(|filter| topic_fits(filter, &record.topic))
+    }
+}
+
+/// Whether a topic fits a filter: levels between slashes, `+` for any one, a last `#` for all the rest and none (MQTT 5, 4.7).
+fn topic_fits(filter: &str, topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    for wanted in filter.split('/') {
+        match (wanted, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (name, Some(level)) if name == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+fn dump(args: &DumpArgs, out: &mut dyn Write) -> Result<LogOutcome, LogCommandError> {
+    let now = HostClock.wall();
+    let filter = Filter {
+        topic: args.topic.clone(),
+        priority: args.priority,
+        since: args.since.map(|moment| moment.resolve(now)),
+        until: args.until.map(|moment| moment.resolve(now)),
+    };
+    let logs = logs_of(&args.data_dir)?;
+    let in_folder = |error| LogCommandError::Read { path: args.data_dir.clone(), error };
+    let mut readers = Vec::new();
+    for (path, file) in &logs {
+        readers.push(LogReader::open(file).map_err(|error| LogCommandError::Read { path: path.clone(), error })?);
+    }
+    let mut merged = MergedReader::new(readers, MergeOrder::Time);
+    let mut outcome = LogOutcome::Whole;
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        let record = match merged.next() {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(ReadError::Damaged(damage)) => {
+                // What is readable behind it is not printed: a gap in the output must not pass for a whole log.
+                outcome = LogOutcome::Damaged;
+                eprintln!("warning: {damage}; that log's later records are left out");
+                continue;
+            }
+            Err(error) => return Err(in_folder(error)),
+        };
+        if filter.admits(&record) {
+            left -= 1;
+            if args.json { print_json(out, &RecordJson::new(&record)) } else { print_record(out, &record) }
+                .map_err(LogCommandError::Output)?;
+        }
+    }
+    Ok(outcome)
+}
+
+fn print_record(out: &mut dyn Write, record: &OwnedRecord) -> io::Result<()> {
+    write!(
+        out,
+        "{}:{} {} {:<8} {:<13} {} ",
+        record.node,
+        record.sequence,
+        Rfc3339(record.received_at),
+        record.priority.name(),
+        record.tier.name(),
+        record.topic
+    )?;
+    match std::str::from_utf8(&record.body) {
+        // Control characters escaped: a body must not move the reader's cursor.
+        Ok(text) => {
+            for character in text.chars() {
+                if character.is_control() { write!(out, "{}", character.escape_default())? } else { write!(out, "{character}")? }
+            }
+            writeln!(out)
+        }
+        Err(_) => writeln!(out, "base64:{}", base64::engine::general_purpose::STANDARD.encode(&record.body)),
+    }
+}
+
+#[derive(Serialize)]
+struct RecordJson<'a> {
+    node: u32,
+    sequence: u64,
+    id: u64,
+    received: String,
+    priority: &'static str,
+    tier: &'static str,
+    source: &'static str,
+    topic: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
+    /// In place of `body` where that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+impl<'a> RecordJson<'a> {
+    fn new(record: &'a OwnedRecord) -> Self {
+        let body = std::str::from_utf8(&record.body).ok();
+        let body_base64 = body.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&record.body));
+        Self {
+            node: record.node,
+            sequence: record.sequence,
+            id: record.id,
+            received: Rfc3339(record.received_at).to_string(),
+            priority: record.priority.name(),
+            tier: record.tier.name(),
+            source: record.source.name(),
+            topic: &record.topic,
+            body,
+            body_base64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_fit_topics_level_by_level() {
+        for (filter, topic, fits) in [
+            ("a/b", "a/b", true),
+            ("a/b", "a/b/c", false),
+            ("a/+", "a/b", true),
+            ("a/+", "a", false),
+            ("a/+/c", "a/x/c", true),
+            ("a/#", "a/b/c", true),
+            ("a/#", "a", true),
+            ("a/#", "ab", false),
+            ("#", "anything/at/all", true),
+            ("+", "a/b", false),
+        ] {
+            assert_eq!(topic_fits(filter, topic), fits, "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_seconds_ago() {
+        let now = WallNanos(10_000_000_000);
+        assert_eq!("3".parse::<Moment>().unwrap().resolve(now), WallNanos(7_000_000_000));
+        assert_eq!("99999999999999".parse::<Moment>().unwrap().resolve(now), WallNanos(0));
+        assert_eq!("1970-01-01T00:00:01Z".parse::<Moment>().unwrap().resolve(now), WallNanos(1_000_000_000));
+        assert!("yesterday".parse::<Moment>().unwrap_err().contains("`yesterday`"));
+    }
+}

@@ -1,0 +1,362 @@
+//! The appender's operations: write, sync, allocate, and what becomes of their completions.
+
+use std::ops::Range;
+
+use super::super::format::BLOCK_BYTES;
+use super::super::staging::{Samples, SealFacts, SealedBatch};
+use super::super::status::{StoreOperation, StoreState};
+use super::{Appender, AppenderOptions, Durability};
+use crate::agent::Context;
+use crate::sys::clock::Nanos;
+use crate::sys::io::{Completion, Errno, Ring, Token};
+use crate::sys::memory::StagingBuffer;
+
+const KIND_WRITE: u8 = 1;
+const KIND_SYNC: u8 = 2;
+const KIND_ALLOCATE: u8 = 3;
+
+/// Between two attempts when there is no space: long enough not to burn the core, short enough that freed space is noticed.
+pub(super) const NO_SPACE_WAIT_MIN: Nanos = Nanos::from_millis(100);
+const NO_SPACE_WAIT_MAX: Nanos = Nanos::from_millis(1000);
+/// After an interrupted write, or a short one without a whole block of progress.
+const INTERRUPTED_WAIT: Nanos = Nanos::from_millis(1);
+/// After a refused allocation ahead: writes still go, and say themselves if there is no space.
+const ALLOCATE_WAIT: Nanos = Nanos::from_millis(1000);
+
+/// The one batch on its way to the file (A1).
+#[derive(Debug)]
+pub(super) enum Flight {
+    /// Both buffers are here.
+    None,
+    /// With the kernel, from byte `from` of the buffer on.
+    Writing { token: Token, batch: SealedBatch, from: usize },
+    /// Here again, to be tried once more.
+    Waiting { buffer: StagingBuffer, batch: SealedBatch, from: usize, retry_at: Nanos },
+}
+
+impl Flight {
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Flight::None)
+    }
+
+    pub(super) fn records(&self) -> u32 {
+        match self {
+            Flight::None => 0,
+            Flight::Writing { batch, .. } | Flight::Waiting { batch, .. } => batch.records,
+        }
+    }
+}
+
+/// Group commit: what is written but not durable.
+#[derive(Debug, Default)]
+pub(super) struct Syncs {
+    /// The sync in flight, and the sequence and byte that it makes durable everything below of (A2).
+    in_flight: Option<(Token, u64, u64)>,
+    in_flight_samples: Samples,
+    /// When the first write completed that no submitted sync covers.
+    since: Option<Nanos>,
+    bytes: u64,
+    samples: Samples,
+}
+
+impl Syncs {
+    pub(super) fn deadline(&self, options: &AppenderOptions) -> Option<Nanos> {
+        match self.in_flight {
+            Some(_) => None,
+            None => self.since.map(|since| since + options.commit_interval),
+        }
+    }
+
+    pub(super) fn rests(&self, has_failed: bool) -> bool {
+        self.in_flight.is_none() && (has_failed || self.since.is_none())
+    }
+}
+
+/// Allocation ahead of the writes.
+#[derive(Debug)]
+pub(super) struct Allocation {
+    step_bytes: u64,
+    /// The file is allocated up to here.
+    end: u64,
+    in_flight: Option<(Token, Range<u64>)>,
+    not_before: Option<Nanos>,
+}
+
+impl Allocation {
+    pub(super) fn new(step_bytes: u64, end: u64) -> Self {
+        Self { step_bytes, end, in_flight: None, not_before: None }
+    }
+
+    pub(super) fn rests(&self) -> bool {
+        self.in_flight.is_none()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        self.not_before
+    }
+}
+
+impl Appender {
+    fn next_token<R: Ring>(&mut self, ctx: &Context<'_, R>, kind: u8) -> Token {
+        self.generation = self.generation.wrapping_add(1);
+        ctx.token(kind, self.generation, 0)
+    }
+
+    fn publish_in_flight(&self) {
+        let operations = u64::from(matches!(self.flight, Flight::Writing { .. }))
+            + u64::from(self.syncs.in_flight.is_some())
+            + u64::from(self.allocation.in_flight.is_some());
+        self.status.set_in_flight(operations);
+    }
+
+    pub(super) fn write_if_due<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
+        let enough = self.open.records >= self.options.flush_events || self.is_draining;
+        if self.open.records > 0 && (enough || ctx.now >= self.open.first_staged + self.options.flush_interval) {
+            self.start_write(ctx);
+        }
+    }
+
+    /// Seals the open batch and writes it, unless one is on its way already. Returns whether it did.
+    pub(super) fn start_write<R: Ring>(&mut self, ctx: &mut Context<'_, R>) -> bool {
+        if self.open.records == 0 {
+            return false;
+        }
+        let Some(spare) = self.spare.take() else { return false };
+        debug_assert!(self.flight.is_none(), "A1");
+        self.flight_samples = self.open.samples;
+        let facts = SealFacts {
+            log_id: self.log_id,
+            epoch: self.epoch,
+            first_sequence: self.next_sequence,
+            sealed_at: ctx.wall,
+            durable_sequence: self.status.durable_sequence(),
+            durable_bytes: self.durable_bytes,
+            chain: self.chain,
+        };
+        let (batch, buffer) = self.open.seal(&facts, spare);
+        (self.next_sequence, self.chain) = (batch.end_sequence, batch.chain);
+        self.inlets.iter_mut().for_each(|inlet| inlet.sealed = inlet.staged);
+        self.submit_write(ctx, buffer, batch, 0);
+        true
+    }
+
+    fn submit_write<R: Ring>(&mut self, ctx: &mut Context<'_, R>, buffer: StagingBuffer, batch: SealedBatch, from: usize) {
+        debug_assert!(from.is_multiple_of(BLOCK_BYTES) && from < batch.padded, "A1: whole blocks");
+        let token = self.next_token(ctx, KIND_WRITE);
+        self.counters.writes.add(1);
+        self.counters.write_bytes.add((batch.padded - from) as u64);
+        ctx.ring.write(token, self.fd, buffer, from..batch.padded, batch.offset + from as u64, self.write_sync());
+        self.flight = Flight::Writing { token, batch, from };
+        self.publish_in_flight();
+    }
+
+    pub(super) fn retry_if_due<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
+        let is_due = matches!(self.flight, Flight::Waiting { retry_at, .. } if ctx.now >= retry_at);
+        if is_due && let Flight::Waiting { buffer, batch, from, .. } = std::mem::replace(&mut self.flight, Flight::None) {
+            self.submit_write(ctx, buffer, batch, from);
+        }
+    }
+
+    pub(super) fn sync_if_due<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
+        let Some(since) = self.syncs.since else { return };
+        let last = self.is_draining && self.staged_events() == 0;
+        let is_due = ctx.now >= since + self.options.commit_interval || self.syncs.bytes >= self.options.commit_bytes || last;
+        if !is_due || self.syncs.in_flight.is_some() {
+            return;
+        }
+        // A2: covers the writes that have completed, and no other.
+        let token = self.next_token(ctx, KIND_SYNC);
+        self.syncs.in_flight = Some((token, self.status.written_sequence(), self.status.written_bytes()));
+        self.syncs.in_flight_samples = self.syncs.samples;
+        self.syncs.samples.clear();
+        (self.syncs.since, self.syncs.bytes) = (None, 0);
+        ctx.ring.sync(token, self.fd);
+        self.publish_in_flight();
+    }
+
+    pub(super) fn allocate_if_due<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
+        let step = self.allocation.step_bytes;
+        let left = self.allocation.end.saturating_sub(self.status.written_bytes());
+        let may = step > 0 && !self.is_draining && self.allocation.in_flight.is_none();
+        if !may || left >= step / 2 || self.allocation.not_before.is_some_and(|not_before| ctx.now < not_before) {
+            return;
+        }
+        let from = self.allocation.end.max(self.status.written_bytes());
+        let range = from..(from + step).next_multiple_of(BLOCK_BYTES as u64);
+        let token = self.next_token(ctx, KIND_ALLOCATE);
+        self.allocation.not_before = None;
+        self.allocation.in_flight = Some((token, range.clone()));
+        ctx.ring.allocate(token, self.fd, range);
+        self.publish_in_flight();
+    }
+
+    pub(super) fn complete_operation<R: Ring>(&mut self, completion: Completion, ctx: &mut Context<'_, R>) {
+        let token = completion.token;
+        match token.kind() {
+            KIND_WRITE if matches!(self.flight, Flight::Writing { token: current, .. } if current == token) => {
+                if let Flight::Writing { batch, from, .. } = std::mem::replace(&mut self.flight, Flight::None) {
+                    let buffer = ctx.ring.reclaim(token);
+                    self.complete_write(ctx, completion.result, buffer, batch, from);
+                }
+            }
+            KIND_SYNC if self.syncs.in_flight.is_some_and(|(current, ..)| current == token) => {
+                self.complete_sync(completion.result, ctx.now);
+            }
+            KIND_ALLOCATE if self.allocation.in_flight.as_ref().is_some_and(|(current, _)| *current == token) => {
+                self.complete_allocate(completion.result, ctx.now);
+            }
+            _ => self.counters.late_completions.add(1),
+        }
+        self.publish_in_flight();
+        self.publish_gauges();
+    }
+
+    fn complete_write<R: Ring>(
+        &mut self,
+        ctx: &mut Context<'_, R>,
+        result: Result<u32, Errno>,
+        buffer: StagingBuffer,
+        batch: SealedBatch,
+        from: usize,
+    ) {
+        if self.has_failed {
+            // A sync failed meanwhile: nothing that comes after it is promised.
+            self.count_lost(&batch.counts);
+            self.spare = Some(buffer);
+            return;
+        }
+        match result {
+            // The padding behind `end` is zeros: there or not, the file reads the same.
+            Ok(bytes) if from + bytes as usize >= batch.end => self.written(ctx.now, buffer, &batch),
+            Ok(bytes) => {
+                self.counters.short_writes.add(1);
+                // Direct writes begin at whole blocks: what is beyond the last whole one is written again.
+                let next = from + (bytes as usize - bytes as usize % BLOCK_BYTES);
+                if next > from {
+                    self.submit_write(ctx, buffer, batch, next);
+                } else {
+                    self.wait(ctx.now, buffer, batch, from, INTERRUPTED_WAIT);
+                }
+            }
+            Err(errno) => self.refused(ctx.now, errno, buffer, batch, from),
+        }
+    }
+
+    fn wait(&mut self, now: Nanos, buffer: StagingBuffer, batch: SealedBatch, from: usize, wait: Nanos) {
+        self.flight = Flight::Waiting { buffer, batch, from, retry_at: now + wait };
+    }
+
+    /// A batch is in the file.
+    fn written(&mut self, now: Nanos, buffer: StagingBuffer, batch: &SealedBatch) {
+        self.spare = Some(buffer);
+        if self.status.state() != StoreState::Running {
+            self.status.set_state(StoreState::Running);
+            self.gate.set_store_unavailable(false);
+            self.no_space_wait = NO_SPACE_WAIT_MIN;
+        }
+        let end_bytes = batch.offset + batch.end as u64;
+        let bytes = end_bytes - self.status.written_bytes();
+        self.status.set_written(batch.end_sequence, end_bytes, batch.chain);
+        self.inlets.iter().for_each(|inlet| inlet.progress.set(inlet.sealed));
+        self.count_stored(&batch.counts);
+        self.counters.batches.add(1);
+        self.counters.events.add(u64::from(batch.records));
+        self.counters.bytes.add(bytes);
+        self.stages.written.record_all(&self.flight_samples, now);
+        match self.options.durability {
+            Durability::None => {}
+            Durability::Group => {
+                self.syncs.since = self.syncs.since.or(Some(now));
+                self.syncs.bytes += bytes;
+                self.syncs.samples.extend(&self.flight_samples);
+            }
+            Durability::Always => {
+                self.stages.durable.record_all(&self.flight_samples, now);
+                self.durable(batch.end_sequence, end_bytes);
+            }
+        }
+    }
+
+    fn durable(&mut self, sequence: u64, bytes: u64) {
+        self.status.set_durable(sequence);
+        self.durable_bytes = bytes;
+    }
+
+    /// The kernel refused a write (A4).
+    fn refused(&mut self, now: Nanos, errno: Errno, buffer: StagingBuffer, batch: SealedBatch, from: usize) {
+        match errno.0 {
+            // No space on the device, in the quota, or below RLIMIT_FSIZE: an operator can change that.
+            libc::ENOSPC | libc::EDQUOT | libc::EFBIG => {
+                self.counters.no_space.add(1);
+                self.status.set_state(StoreState::NoSpace { errno });
+                self.gate.set_store_unavailable(true);
+                let wait = self.no_space_wait;
+                self.no_space_wait = Nanos((wait.0 * 2).min(NO_SPACE_WAIT_MAX.0));
+                self.wait(now, buffer, batch, from, wait);
+            }
+            // Nothing was written, and nothing is wrong with the file.
+            libc::EINTR | libc::EAGAIN => {
+                self.counters.interrupted.add(1);
+                self.wait(now, buffer, batch, from, INTERRUPTED_WAIT);
+            }
+            // EIO, EROFS, EBADF, …: what the file holds now is unknown.
+            _ => {
+                self.count_lost(&batch.counts);
+                self.spare = Some(buffer);
+                self.fail(StoreOperation::Write, errno);
+            }
+        }
+    }
+
+    fn complete_sync(&mut self, result: Result<u32, Errno>, now: Nanos) {
+        let Some((_, sequence, bytes)) = self.syncs.in_flight.take() else { return };
+        if self.has_failed {
+            return;
+        }
+        match result {
+            Ok(_) => {
+                self.counters.syncs.add(1);
+                self.stages.durable.record_all(&self.syncs.in_flight_samples, now);
+                self.durable(sequence, bytes);
+            }
+            // Whatever the errno: after a failed sync the pages are clean and the data gone, a second one would lie.
+            // (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.)
+            Err(errno) => self.fail(StoreOperation::Sync, errno),
+        }
+    }
+
+    fn complete_allocate(&mut self, result: Result<u32, Errno>, now: Nanos) {
+        let Some((_, range)) = self.allocation.in_flight.take() else { return };
+        match result {
+            Ok(_) => {
+                self.allocation.end = range.end;
+                self.counters.allocations.add(1);
+            }
+            Err(errno) => {
+                self.counters.allocations_refused.add(1);
+                match errno.0 {
+                    libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::EPERM => self.allocation.step_bytes = 0,
+                    _ => self.allocation.not_before = Some(now + ALLOCATE_WAIT),
+                }
+            }
+        }
+    }
+
+    /// Ends the store for good (A4).
+    fn fail(&mut self, operation: StoreOperation, errno: Errno) {
+        self.has_failed = true;
+        self.status.set_state(StoreState::Failed { operation, errno });
+        self.gate.set_store_unavailable(true);
+        self.count_lost(&self.open.counts);
+        self.open.discard();
+        match std::mem::replace(&mut self.flight, Flight::None) {
+            Flight::None => {}
+            // Its completion is still to come, and gives the buffer back.
+            writing @ Flight::Writing { .. } => self.flight = writing,
+            Flight::Waiting { buffer, batch, .. } => {
+                self.count_lost(&batch.counts);
+                self.spare = Some(buffer);
+            }
+        }
+    }
+}

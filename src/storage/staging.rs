@@ -1,0 +1,212 @@
+//! The batch that is being filled: records are encoded straight into the memory that the kernel will read.
+//!
+//! ```text
+//! buffer   [ carry | header | record record record …        | zeros ]      file offset of byte 0: a multiple of 4096
+//!            0      start    start+96              ▲ end      ▲ next multiple of 4096
+//! carry    the bytes of the file's last block before this batch, repeated exactly: a write covers whole blocks
+//! ```
+//!
+//! Invariant **G1**: `start <= BLOCK_BYTES - 1`, `start + BATCH_HEADER_BYTES <= crc_end <= end <= buffer.len()`; the CRC covers the payload
+//! up to `crc_end`.
+
+use super::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, RecordHeader, encode_record};
+use crate::pool::Source;
+use crate::sys::clock::{Nanos, WallNanos};
+use crate::sys::memory::StagingBuffer;
+use crate::wire::Tier;
+
+/// The checksum runs this far behind the records at most: 32 KiB are still in the cache that they were just written to, and the seal
+/// of a full batch doesn't stop the core for 2 MiB at once (80 µs at 27 GB/s).
+const CRC_STEP_BYTES: usize = 32 << 10;
+
+/// Arrival times kept per batch, for latencies.
+pub(super) const SAMPLES_MAX: usize = 64;
+
+/// Events of a batch by source and tier, for the ledger.
+pub(super) type Counts = [[u32; Tier::COUNT]; Source::COUNT];
+
+/// Arrival times of some of a batch's events.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Samples {
+    taken: [(Tier, Nanos); SAMPLES_MAX],
+    len: usize,
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        Self { taken: [(Tier::Batch, Nanos(0)); SAMPLES_MAX], len: 0 }
+    }
+}
+
+impl Samples {
+    /// Keeps one more; when full, what comes later isn't sampled.
+    pub(super) fn push(&mut self, tier: Tier, received_at: Nanos) {
+        if self.len < SAMPLES_MAX {
+            self.taken[self.len] = (tier, received_at);
+            self.len += 1;
+        }
+    }
+
+    pub(super) fn extend(&mut self, more: &Samples) {
+        more.iter().for_each(|(tier, at)| self.push(tier, at));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Tier, Nanos)> + '_ {
+        self.taken[..self.len].iter().copied()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
+/// What a batch's header says beside what the batch knows itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SealFacts {
+    pub log_id: u64,
+    pub epoch: u32,
+    pub first_sequence: u64,
+    pub sealed_at: WallNanos,
+    pub durable_sequence: u64,
+    pub durable_bytes: u64,
+    pub chain: u32,
+}
+
+/// The open batch.
+#[derive(Debug)]
+pub(super) struct OpenBatch {
+    buffer: StagingBuffer,
+    /// Where byte 0 of the buffer belongs in the file.
+    offset: u64,
+    start: usize,
+    end: usize,
+    crc: u32,
+    crc_end: usize,
+    pub(super) records: u32,
+    highest_event_id: u64,
+    pub(super) counts: Counts,
+    pub(super) samples: Samples,
+    /// When the first record came; meaningless without records.
+    pub(super) first_staged: Nanos,
+}
+
+/// A batch that is ready to be written, without its buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SealedBatch {
+    /// Where byte 0 of the buffer belongs in the file.
+    pub offset: u64,
+    /// Bytes that matter.
+    pub end: usize,
+    /// Bytes to write: whole blocks.
+    pub padded: usize,
+    pub records: u32,
+    pub end_sequence: u64,
+    /// The chain value of the successor.
+    pub chain: u32,
+    pub counts: Counts,
+}
+
+impl OpenBatch {
+    /// An empty batch at the place in the file where `carry` ends.
+    pub(super) fn new(buffer: StagingBuffer, offset: u64, carry: &[u8]) -> Self {
+        let mut batch = Self {
+            buffer,
+            offset: 0,
+            start: 0,
+            end: 0,
+            crc: 0,
+            crc_end: 0,
+            records: 0,
+            highest_event_id: 0,
+            counts: Counts::default(),
+            samples: Samples::default(),
+            first_staged: Nanos(0),
+        };
+        batch.buffer[..carry.len()].copy_from_slice(carry);
+        batch.reset(offset, carry.len());
+        batch
+    }
+
+    fn reset(&mut self, offset: u64, start: usize) {
+        assert!(start < BLOCK_BYTES && offset.is_multiple_of(BLOCK_BYTES as u64), "G1: a batch begins in its first block");
+        (self.offset, self.start) = (offset, start);
+        self.end = start + BATCH_HEADER_BYTES;
+        (self.crc, self.crc_end) = (0, self.end);
+        (self.records, self.highest_event_id) = (0, 0);
+        self.counts = Counts::default();
+        self.samples.clear();
+    }
+
+    /// Copies a record into the batch. False: it does not fit, nothing has changed.
+    #[inline]
+    pub(super) fn push(&mut self, header: &RecordHeader, payload: &[u8]) -> bool {
+        let Some(bytes) = encode_record(&mut self.buffer[self.end..], header, payload) else { return false };
+        self.end += bytes;
+        self.records += 1;
+        self.highest_event_id = self.highest_event_id.max(header.id);
+        self.counts[header.source.index()][header.tier.index()] += 1;
+        true
+    }
+
+    /// Lets the checksum catch up, when it is a step behind.
+    #[inline]
+    pub(super) fn fold_checksum(&mut self) {
+        if self.end - self.crc_end >= CRC_STEP_BYTES {
+            self.checksum_to_end();
+        }
+    }
+
+    fn checksum_to_end(&mut self) {
+        self.crc = crc32c::crc32c_append(self.crc, &self.buffer[self.crc_end..self.end]);
+        self.crc_end = self.end;
+    }
+
+    /// Completes the batch and begins the next one in `spare`; the last block's bytes are carried over. Returns the sealed batch and its
+    /// buffer.
+    pub(super) fn seal(&mut self, facts: &SealFacts, spare: StagingBuffer) -> (SealedBatch, StagingBuffer) {
+        debug_assert!(self.records > 0, "marks are not written by the appender");
+        self.checksum_to_end();
+        let header = BatchHeader {
+            mark: BatchMark::Data,
+            log_id: facts.log_id,
+            payload_bytes: (self.end - self.start - BATCH_HEADER_BYTES) as u32,
+            record_count: self.records,
+            first_sequence: facts.first_sequence,
+            sealed_at: facts.sealed_at,
+            durable_sequence: facts.durable_sequence,
+            durable_bytes: facts.durable_bytes,
+            highest_event_id: self.highest_event_id,
+            epoch: facts.epoch,
+            chain: facts.chain,
+            payload_crc: self.crc,
+        };
+        let bytes = header.encode();
+        self.buffer[self.start..][..BATCH_HEADER_BYTES].copy_from_slice(&bytes);
+        let padded = self.end.next_multiple_of(BLOCK_BYTES);
+        self.buffer[self.end..padded].fill(0); // What an earlier batch left there must not follow this one.
+        let sealed = SealedBatch {
+            offset: self.offset,
+            end: self.end,
+            padded,
+            records: self.records,
+            end_sequence: header.end_sequence(),
+            chain: u32::from_le_bytes(bytes[BATCH_HEADER_BYTES - 4..].try_into().expect("the last four bytes")),
+            counts: self.counts,
+        };
+        let buffer = std::mem::replace(&mut self.buffer, spare);
+        let carried = self.end % BLOCK_BYTES;
+        let block = self.end - carried;
+        self.buffer[..carried].copy_from_slice(&buffer[block..self.end]);
+        self.reset(self.offset + block as u64, carried);
+        (sealed, buffer)
+    }
+
+    /// Gives up what is in it (the store has failed): the batch is empty again.
+    pub(super) fn discard(&mut self) {
+        self.reset(self.offset, self.start);
+    }
+
+    pub(super) fn buffer_mut(&mut self) -> &mut StagingBuffer {
+        &mut self.buffer
+    }
+}

@@ -1,0 +1,371 @@
+//! Walking a log: batch after batch, and, behind the first bad one, the search that tells damage from a torn tail.
+//!
+//! ```text
+//! segment header ─► batch ─► batch ─► bad ─ ─ ─ scan ─ ─ ─► a header of ours that says "durable up to beyond the bad one"?
+//!                                                               yes: damage, never cut        no: torn tail
+//! ```
+//!
+//! - **K1** A batch is believed when its header fits (F2, F3), belongs to this log (F4), continues chain, sequence and epoch, and its
+//!   payload fits.
+//! - **K2** Behind a bad batch a valid *header* is evidence enough: it was sealed after what it calls durable had been synced.
+//! - **K3** Memory is bounded: one window, and the payload of one batch where the caller wants it.
+//!
+//! Stated limit: damage to what no later header calls durable (the last 2 ms before a power cut; everything since the open with
+//! `--durability none`) looks like a torn tail.
+
+use std::io;
+
+use super::format::{
+    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FormatError, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+};
+use super::log_file::{LogFile, read_full};
+
+/// Bytes read at a time: enough for the device's full speed, small enough for the L2 cache.
+const WINDOW_BYTES: usize = 1 << 20;
+
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+
+/// Why the walk could not go on at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The file ends there.
+    EndOfFile,
+    /// Zeros: preallocated, not yet written.
+    Unwritten,
+    /// The file ends inside of the batch.
+    CutShort,
+    /// Not a batch header.
+    Header(FormatError),
+    /// The segment header itself.
+    SegmentHeader(FormatError),
+    /// The payload's checksum does not fit.
+    Payload,
+    /// A batch of another log.
+    OtherLog,
+    /// Not the successor of the batch before it.
+    Chain,
+    /// Sequences leave a gap or repeat.
+    Sequence {
+        /// The sequence that had to come.
+        expected: u64,
+        /// The one that came.
+        found: u64,
+    },
+    /// An epoch that cannot follow.
+    Epoch,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::EndOfFile => write!(f, "the file ends"),
+            Fault::Unwritten => write!(f, "not written yet"),
+            Fault::CutShort => write!(f, "the file ends inside of a batch"),
+            Fault::Header(error) => write!(f, "batch header: {error}"),
+            Fault::SegmentHeader(error) => write!(f, "file header: {error}"),
+            Fault::Payload => write!(f, "batch payload: its checksum does not fit"),
+            Fault::OtherLog => write!(f, "a batch of another log"),
+            Fault::Chain => write!(f, "a batch that does not follow its predecessor"),
+            Fault::Sequence { expected, found } => write!(f, "sequence {found} where {expected} had to come"),
+            Fault::Epoch => write!(f, "a batch of an epoch that cannot follow"),
+        }
+    }
+}
+
+/// Something that was durable and is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where the first bad byte range begins in the file.
+    pub offset: u64,
+    /// What is wrong there.
+    pub fault: Fault,
+    /// The first sequence that can't be read.
+    pub first_lost: u64,
+    /// Where readable batches begin again: offset, and the sequence there. `None`: nowhere.
+    pub resume: Option<(u64, u64)>,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "damage at byte {} ({}): ", self.offset, self.fault)?;
+        match self.resume {
+            Some((_, sequence)) if sequence == self.first_lost => write!(f, "no record lost"),
+            Some((_, sequence)) => write!(f, "records {} to {} lost", self.first_lost, sequence - 1),
+            None => write!(f, "records from {} on lost", self.first_lost),
+        }
+    }
+}
+
+/// What lies behind the last good batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Nothing, or zeros only.
+    Clean,
+    /// Bytes that were never durable as a whole: `bytes` up to the last one that is not zero.
+    Torn {
+        /// What is wrong with the first of them.
+        fault: Fault,
+        /// How many.
+        bytes: u64,
+    },
+    /// Lost data that had been durable.
+    Damaged(Damage),
+}
+
+/// One step of the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A good batch, at this offset.
+    Batch(BatchHeader, u64),
+    /// No good batch here; see [`Walk::tail`].
+    Stop(Fault),
+}
+
+/// A window over the file.
+struct Window<'f, F: LogFile + ?Sized> {
+    file: &'f F,
+    bytes: Vec<u8>,
+    start: u64,
+    filled: usize,
+}
+
+impl<F: LogFile + ?Sized> Window<'_, F> {
+    /// `want` bytes (at most a window) at `offset`, fewer only where the file ends.
+    fn at(&mut self, offset: u64, want: usize) -> io::Result<&[u8]> {
+        debug_assert!(want <= WINDOW_BYTES);
+        let inside = offset >= self.start && offset + want as u64 <= self.start + self.filled as u64;
+        if !inside {
+            self.start = offset;
+            self.filled = 0; // Nothing is valid if the read fails.
+            self.filled = read_full(self.file, &mut self.bytes, offset)?;
+        }
+        let from = (offset - self.start) as usize;
+        Ok(&self.bytes[from..self.filled.min(from + want)])
+    }
+
+    fn forget(&mut self) {
+        self.filled = 0;
+    }
+}
+
+/// A walk over the batches of a file.
+pub struct Walk<'f, F: LogFile + ?Sized> {
+    window: Window<'f, F>,
+    segment: SegmentHeader,
+    offset: u64,
+    sequence: u64,
+    chain: Option<u32>,
+    epoch: u32,
+}
+
+impl<'f, F: LogFile + ?Sized> Walk<'f, F> {
+    /// Reads the segment header. `Ok(Err(_))`: it is not one.
+    ///
+    /// # Errors
+    /// Whatever reading says.
+    pub fn open(file: &'f F) -> io::Result<Result<Self, FormatError>> {
+        let mut window = Window { file, bytes: vec![0; WINDOW_BYTES], start: 0, filled: 0 };
+        Ok(SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?).map(|(segment, crc)| Self {
+            window,
+            segment,
+            offset: FIRST_BATCH_OFFSET,
+            sequence: segment.first_sequence,
+            chain: Some(crc),
+            epoch: segment.epoch,
+        }))
+    }
+
+    /// Behind an unreadable segment header: whether batches follow, of whatever log.
+    ///
+    /// # Errors
+    /// Whatever reading says.
+    pub fn first_batch_anywhere(file: &'f F) -> io::Result<Option<(u64, BatchHeader)>> {
+        let mut window = Window { file, bytes: vec![0; WINDOW_BYTES], start: 0, filled: 0 };
+        Ok(scan(&mut window, 0, |_, _| true)?.hit)
+    }
+
+    /// The identity of the log.
+    pub fn segment(&self) -> &SegmentHeader {
+        &self.segment
+    }
+
+    /// Where the next batch begins, or would.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The sequence that comes next.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The epoch of the last batch.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// What the next batch has to carry as its chain; `None` right after damage.
+    pub fn chain(&self) -> Option<u32> {
+        self.chain
+    }
+
+    /// Goes to the next batch and checks all of it (K1); hands its payload to `payload` if there is one.
+    ///
+    /// # Errors
+    /// Whatever reading says.
+    pub fn step(&mut self, payload: Option<&mut Vec<u8>>) -> io::Result<Step> {
+        let head = self.window.at(self.offset, BATCH_HEADER_BYTES)?;
+        if head.is_empty() {
+            return Ok(Step::Stop(Fault::EndOfFile));
+        }
+        if head == &ZEROS[..head.len()] {
+            return Ok(Step::Stop(Fault::Unwritten));
+        }
+        let (header, crc) = match BatchHeader::decode(head) {
+            Ok(decoded) => decoded,
+            Err(FormatError::Short) => return Ok(Step::Stop(Fault::CutShort)),
+            Err(error) => return Ok(Step::Stop(Fault::Header(error))),
+        };
+        if let Some(fault) = self.misfit(&header) {
+            return Ok(Step::Stop(fault));
+        }
+        if let Some(fault) = self.check_payload(&header, payload)? {
+            return Ok(Step::Stop(fault));
+        }
+        let at = self.offset;
+        self.offset += header.batch_bytes();
+        self.sequence = header.end_sequence();
+        self.chain = Some(crc);
+        self.epoch = header.epoch;
+        Ok(Step::Batch(header, at))
+    }
+
+    /// What keeps this header from being the successor.
+    fn misfit(&self, header: &BatchHeader) -> Option<Fault> {
+        let epoch_fits = match header.mark {
+            BatchMark::Opened => header.epoch >= self.epoch,
+            // Right after damage the mark of the epoch may have been lost.
+            BatchMark::Data | BatchMark::Closed if self.chain.is_none() => header.epoch >= self.epoch,
+            BatchMark::Data | BatchMark::Closed => header.epoch == self.epoch,
+        };
+        if header.log_id != self.segment.log_id {
+            Some(Fault::OtherLog)
+        } else if header.first_sequence != self.sequence {
+            Some(Fault::Sequence { expected: self.sequence, found: header.first_sequence })
+        } else if !epoch_fits {
+            Some(Fault::Epoch)
+        } else if self.chain.is_some_and(|chain| chain != header.chain) {
+            Some(Fault::Chain)
+        } else {
+            None
+        }
+    }
+
+    fn check_payload(&mut self, header: &BatchHeader, mut payload: Option<&mut Vec<u8>>) -> io::Result<Option<Fault>> {
+        if let Some(payload) = &mut payload {
+            payload.clear();
+        }
+        let mut crc = 0;
+        let (mut at, end) = (self.offset + BATCH_HEADER_BYTES as u64, self.offset + header.batch_bytes());
+        while at < end {
+            let want = (end - at).min(WINDOW_BYTES as u64) as usize;
+            let piece = self.window.at(at, want)?;
+            if piece.len() < want {
+                return Ok(Some(Fault::CutShort));
+            }
+            crc = crc32c::crc32c_append(crc, piece);
+            if let Some(payload) = &mut payload {
+                payload.extend_from_slice(piece);
+            }
+            at += want as u64;
+        }
+        Ok((crc != header.payload_crc).then_some(Fault::Payload))
+    }
+
+    /// What lies from here on, where [`Walk::step`] stopped with `fault`.
+    ///
+    /// # Errors
+    /// Whatever reading says.
+    pub fn tail(&mut self, fault: Fault) -> io::Result<Tail> {
+        if fault == Fault::EndOfFile {
+            return Ok(Tail::Clean);
+        }
+        let (log_id, epoch, offset, sequence) = (self.segment.log_id, self.epoch, self.offset, self.sequence);
+        // A batch whose own bytes are bad can't be where reading goes on; one that only does not follow can.
+        let resume_from = if matches!(fault, Fault::Payload | Fault::CutShort) { offset + 1 } else { offset };
+        let mut resume = None;
+        let scan = scan(&mut self.window, offset, |at, header| {
+            if header.log_id != log_id || header.epoch < epoch || header.first_sequence < sequence {
+                return false;
+            }
+            if at >= resume_from && resume.is_none() {
+                resume = Some((at, header.first_sequence));
+            }
+            header.durable_sequence > sequence || header.durable_bytes > offset // K2
+        })?;
+        // A newer version of the format is nothing to cut either.
+        if scan.hit.is_some() || matches!(fault, Fault::Header(FormatError::Version { .. })) {
+            return Ok(Tail::Damaged(Damage { offset, fault, first_lost: sequence, resume }));
+        }
+        match scan.nonzero_end - offset {
+            0 => Ok(Tail::Clean),
+            bytes => Ok(Tail::Torn { fault, bytes }),
+        }
+    }
+
+    /// Goes on behind a damage: from where batches can be read again.
+    pub fn resume(&mut self, offset: u64, sequence: u64) {
+        (self.offset, self.sequence, self.chain) = (offset, sequence, None);
+    }
+
+    /// Looks at the file anew: what was read ahead may be older than what is in the file now.
+    pub fn refresh(&mut self) {
+        self.window.forget();
+    }
+}
+
+/// What a scan found.
+struct Scan {
+    /// The first header that was wanted, and where.
+    hit: Option<(u64, BatchHeader)>,
+    /// Behind the last byte that is not zero; complete only without a hit.
+    nonzero_end: u64,
+}
+
+/// Looks for a batch header at every byte from `from` on. Blocks of zeros cost a memcmp.
+fn scan<F: LogFile + ?Sized>(
+    window: &mut Window<'_, F>,
+    from: u64,
+    mut wanted: impl FnMut(u64, &BatchHeader) -> bool,
+) -> io::Result<Scan> {
+    let (mut at, mut nonzero_end) = (from, from);
+    loop {
+        let bytes = window.at(at, WINDOW_BYTES)?;
+        // The window's last header bytes are looked at again at the start of the next one, when headers there are whole.
+        let usable = if bytes.len() < WINDOW_BYTES { bytes.len() } else { WINDOW_BYTES - (BATCH_HEADER_BYTES - 1) };
+        for start in (0..usable).step_by(BLOCK_BYTES) {
+            let block = &bytes[start..usable.min(start + BLOCK_BYTES)];
+            if block == &ZEROS[..block.len()] {
+                continue;
+            }
+            let last = block.iter().rposition(|byte| *byte != 0).expect("the block has a byte that is not zero");
+            nonzero_end = at + (start + last + 1) as u64;
+            for (index, byte) in block.iter().enumerate() {
+                if *byte != BATCH_MAGIC[0] || !bytes[start + index..].starts_with(&BATCH_MAGIC) {
+                    continue;
+                }
+                let offset = at + (start + index) as u64;
+                if let Ok((header, _)) = BatchHeader::decode(&bytes[start + index..])
+                    && wanted(offset, &header)
+                {
+                    return Ok(Scan { hit: Some((offset, header)), nonzero_end });
+                }
+            }
+        }
+        if bytes.len() < WINDOW_BYTES {
+            return Ok(Scan { hit: None, nonzero_end });
+        }
+        at += usable as u64;
+    }
+}
