@@ -3,11 +3,14 @@
 pub mod agent;
 pub mod bus;
 pub mod commands;
+pub mod config;
 pub mod control;
 pub mod ingest;
+pub mod limits;
 pub mod metrics;
 pub mod pool;
 pub mod process;
+pub mod report;
 pub mod storage;
 mod sync;
 pub mod sys;

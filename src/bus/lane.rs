@@ -1,28 +1,49 @@
-//! A lane: one producer's ring into one tier, bounded, wait-free but for eviction.
+//! A lane: one producer's ring into one tier, bounded; push, publish and evict are wait-free.
 //!
 //! ```text
 //! producer: store slots[tail..] ── publish: tail.store(Release) ──►  consumer: read slots[head..tail], CAS head → head + n
-//!           evict_oldest: read slots[head], CAS head → head + 1           (on failure: discard what was read, look again)
+//!           evict: read slots[head], CAS head → head + 1        (on failure: forget what was evicted, CAS again with the rest)
 //! ```
 //!
 //! Invariants (loom, and a model test against a VecDeque):
 //! - **B1** `head <= tail <= head + capacity`; both only grow (64-bit: no wrap, no ABA).
-//! - **B2** An event is taken by whoever moves `head` over it with a successful CAS, and by nobody else. What was read before a
-//!   failed CAS is a number, not an event.
-//! - **B3** Slots are atomics: the producer may overwrite a slot that the consumer is still reading, when it evicted it; the consumer's
-//!   CAS then fails (B2).
+//! - **B2** An event is taken by whoever moves `head` over it with a successful CAS, and by nobody else. What was read before
+//!   that CAS is a number, not an event.
+//! - **B3** Slots are atomics. A position is overwritten only after `head` has passed it, so a number read from a position that
+//!   `head` has not passed by the time of the CAS is the right one, and one that it has passed is forgotten.
 //! - **B4** Publishing releases, the consumer acquires: all of an event's bytes are visible with its ticket. A CAS of `head`
 //!   releases, the producer acquires it before it reuses the slot.
+//!
+//! A producer that evicts once per event can't starve the consumer: a failed CAS loses only what was evicted meanwhile, and the
+//! next one follows at once, while this core still has the line.
+//!
+//! What it does not do: choose between policies (see `policy`), or release events. A lane that is dropped with events in it forgets
+//! their numbers; their slots stay out until the pool goes. An orderly stop drains it before.
 
 use crossbeam_utils::CachePadded;
 
+use crate::metrics::ledger::Counter;
 use crate::pool::Event;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::sys::wake::Waker;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 /// A refused push gives the event back.
 #[derive(Debug)]
 pub struct Full<T>(pub T);
+
+/// What the producer could not queue, counted by it alone.
+#[derive(Debug, Default)]
+pub struct Losses {
+    /// Events taken back from the lane to make room (drop-old).
+    pub evicted: Counter,
+    /// Events turned away by a full lane (drop-new).
+    pub refused: Counter,
+    /// Times that a producer was told to wait: above the high-water mark, or by a full lane (block-producer).
+    pub waited: Counter,
+}
 
 struct Shared {
     slots: Box<[AtomicU64]>,
@@ -30,9 +51,18 @@ struct Shared {
     tail: CachePadded<AtomicU64>,
     /// Moved by CAS: by the consumer once a batch, by the producer once an eviction.
     head: CachePadded<AtomicU64>,
+    losses: CachePadded<Losses>,
 }
 
 impl Shared {
+    /// Published and not taken. Two looks at two moments, so bounded by hand (B1).
+    fn depth(&self) -> usize {
+        // Relaxed: a number for people and for flow control; no event is touched through it.
+        let head = self.head.load(Ordering::Relaxed);
+        let tail = self.tail.load(Ordering::Relaxed);
+        (tail.saturating_sub(head) as usize).min(self.slots.len())
+    }
+
     fn slot(&self, position: u64) -> &AtomicU64 {
         &self.slots[(position & (self.slots.len() as u64 - 1)) as usize]
     }
@@ -44,12 +74,14 @@ impl Shared {
 /// If the capacity is not a power of two.
 pub fn lane(capacity_events: usize) -> (LaneProducer, LaneConsumer) {
     assert!(capacity_events.is_power_of_two(), "lane capacities are powers of two");
+    let capacity = capacity_events as u64;
     let shared = Arc::new(Shared {
         slots: (0..capacity_events).map(|_| AtomicU64::new(0)).collect(),
         tail: CachePadded::new(AtomicU64::new(0)),
         head: CachePadded::new(AtomicU64::new(0)),
+        losses: CachePadded::new(Losses::default()),
     });
-    let producer = LaneProducer { shared: shared.clone(), tail: 0, published: 0, head_seen: 0, waker: None };
+    let producer = LaneProducer { shared: shared.clone(), tail: 0, published: 0, head_seen: 0, capacity, waker: None };
     (producer, LaneConsumer { shared, tail_seen: 0 })
 }
 
@@ -61,6 +93,8 @@ pub struct LaneProducer {
     published: u64,
     /// A lower bound of `head`.
     head_seen: u64,
+    /// Kept here too: one look less at the shared part per push.
+    capacity: u64,
     waker: Option<Waker>,
 }
 
@@ -85,15 +119,29 @@ impl LaneProducer {
         Ok(())
     }
 
+    /// Puts an event behind the others even if the lane is full: then the oldest that the consumer has not taken makes room, and
+    /// is the caller's again.
+    #[inline]
+    pub fn push_evicting(&mut self, event: Event) -> Option<Event> {
+        match self.push(event) {
+            Ok(()) => None,
+            Err(Full(event)) => {
+                let evicted = self.evict_oldest();
+                // Evicted or taken by the consumer meanwhile: either way there is room now.
+                let Ok(()) = self.push(event) else { unreachable!("B1: a place is free after an eviction") };
+                evicted
+            }
+        }
+    }
+
     /// Places left; refreshes its view of the consumer only when it seems full.
     #[inline]
     pub fn free(&mut self) -> usize {
-        let capacity = self.shared.slots.len() as u64;
-        if self.tail - self.head_seen == capacity {
+        if self.tail - self.head_seen == self.capacity {
             // Acquire: pairs with the consumer's CAS (B4).
             self.head_seen = self.shared.head.load(Ordering::Acquire);
         }
-        (capacity - (self.tail - self.head_seen)) as usize
+        (self.capacity - (self.tail - self.head_seen)) as usize
     }
 
     /// Makes all pushed events visible, and wakes the consumer's runner if it sleeps. Once per batch.
@@ -109,34 +157,48 @@ impl LaneProducer {
         }
     }
 
-    /// Takes the oldest event back that the consumer has not taken (drop-old).
-    pub fn evict_oldest(&mut self) -> Option<Event> {
-        self.publish();
-        let mut head = self.shared.head.load(Ordering::Acquire);
-        while head < self.tail {
-            let raw = self.shared.slot(head).load(Ordering::Relaxed);
-            // AcqRel: Acquire to reuse the slot after the consumer's turn, Release to stay in one order with it (B4).
-            match self.shared.head.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    self.head_seen = head + 1;
-                    // SAFETY: B2, the CAS made this event ours; `push` made the number from an event.
-                    return Some(unsafe { Event::from_raw(raw) });
-                }
-                Err(now) => head = now,
+    /// Takes the oldest event of a full lane back. `None`: the consumer was faster, and there is room. One attempt, so wait-free.
+    fn evict_oldest(&mut self) -> Option<Event> {
+        let head = self.head_seen;
+        debug_assert_eq!(self.tail - head, self.capacity, "only a full lane evicts");
+        if head == self.published {
+            self.publish(); // B1: `head` never passes the visible tail.
+        }
+        // Relaxed: this thread wrote it.
+        let raw = self.shared.slot(head).load(Ordering::Relaxed);
+        // AcqRel: Acquire to reuse the slot after the consumer's turn, Release to stay in one order with it (B4).
+        match self.shared.head.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                self.head_seen = head + 1;
+                // SAFETY: B2, the CAS made this event ours; `push` made the number from an event.
+                Some(unsafe { Event::from_raw(raw) })
+            }
+            Err(now) => {
+                self.head_seen = now;
+                None
             }
         }
-        self.head_seen = head;
-        None
     }
 
-    /// Events in the lane, pushed ones included; exact for this thread up to what the consumer takes meanwhile.
+    /// Events in the lane, pushed but unpublished ones included; may still count what the consumer takes at this moment.
     pub fn depth(&self) -> usize {
+        // Relaxed: see `Shared::depth`.
         (self.tail - self.shared.head.load(Ordering::Relaxed)) as usize
+    }
+
+    /// Events pushed that the consumer does not see yet.
+    pub fn unpublished(&self) -> usize {
+        (self.tail - self.published) as usize
     }
 
     /// Events it can hold.
     pub fn capacity(&self) -> usize {
-        self.shared.slots.len()
+        self.capacity as usize
+    }
+
+    /// What this producer could not queue; only its thread may add to it.
+    pub fn losses(&self) -> &Losses {
+        &self.shared.losses
     }
 
     /// A view of the depth for other threads.
@@ -153,39 +215,60 @@ pub struct LaneConsumer {
 }
 
 impl LaneConsumer {
-    /// Takes up to `max` events, oldest first, into `out`. Returns how many.
+    /// Takes up to `max` events, oldest first, to the end of `out`, which should have room for them. Returns how many; zero
+    /// only if nothing was published.
     #[inline]
     pub fn pop_batch(&mut self, out: &mut Vec<Event>, max: usize) -> usize {
-        // Relaxed: the CAS below decides; a stale value only makes it fail (B2).
+        // Relaxed: the CAS decides; a stale value only makes it fail (B2).
         let mut head = self.shared.head.load(Ordering::Relaxed);
         loop {
-            if self.tail_seen <= head {
+            if self.tail_seen.saturating_sub(head) < max as u64 {
                 self.tail_seen = self.shared.tail.load(Ordering::Acquire); // B4: pairs with `publish`.
             }
-            // A head read long ago may lie beyond what we know of the tail: the producer evicted meanwhile.
-            let count = self.tail_seen.saturating_sub(head).min(max as u64);
-            if count == 0 {
+            // Saturating: the producer may have published and evicted between the two looks.
+            let end = head + self.tail_seen.saturating_sub(head).min(max as u64);
+            if end == head {
                 return 0;
             }
             let before = out.len();
-            for position in head..head + count {
-                // SAFETY: only a number until the CAS succeeds; taken back below if it fails (B2, B3).
+            for position in head..end {
+                // SAFETY: only a number until the CAS succeeds, forgotten in `claim` if it fails (B2, B3).
                 out.push(unsafe { Event::from_raw(self.shared.slot(position).load(Ordering::Relaxed)) });
             }
-            match self.shared.head.compare_exchange(head, head + count, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return count as usize,
-                Err(now) => {
-                    out.drain(before..).for_each(|not_ours| std::mem::forget(not_ours.into_raw()));
-                    head = now;
-                }
+            head = self.claim(head, end, out);
+            if out.len() > before {
+                return out.len() - before;
             }
         }
     }
 
+    /// Makes the numbers at the end of `out`, read from `head..end`, ours; forgets those that the producer evicted before. Returns
+    /// where the lane's head is now.
+    #[inline]
+    fn claim(&self, mut head: u64, end: u64, out: &mut Vec<Event>) -> u64 {
+        let first = out.len() - (end - head) as usize;
+        while head < end {
+            // Release: our reads of the slots come before their reuse (B4). A failure shows how far the producer evicted.
+            match self.shared.head.compare_exchange(head, end, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return end,
+                Err(now) => {
+                    let evicted = (now.min(end) - head) as usize;
+                    out.drain(first..first + evicted).for_each(Event::forget);
+                    head = now;
+                }
+            }
+        }
+        head
+    }
+
     /// Events to take, as last published.
     pub fn depth(&self) -> usize {
-        let head = self.shared.head.load(Ordering::Relaxed);
-        (self.shared.tail.load(Ordering::Relaxed).saturating_sub(head)) as usize
+        self.shared.depth()
+    }
+
+    /// Events the lane can hold.
+    pub fn capacity(&self) -> usize {
+        self.shared.slots.len()
     }
 
     /// A view of the depth for other threads.
@@ -203,13 +286,22 @@ pub struct LaneGauge {
 impl LaneGauge {
     /// Published events that nobody took yet.
     pub fn depth(&self) -> usize {
-        let head = self.shared.head.load(Ordering::Relaxed);
-        (self.shared.tail.load(Ordering::Relaxed).saturating_sub(head)) as usize
+        self.shared.depth()
     }
 
     /// Events the lane can hold.
     pub fn capacity(&self) -> usize {
         self.shared.slots.len()
+    }
+
+    /// What its producer could not queue.
+    pub fn losses(&self) -> &Losses {
+        &self.shared.losses
+    }
+
+    /// Whether both are views of one lane.
+    pub fn is_same_lane(&self, other: &LaneGauge) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 }
 

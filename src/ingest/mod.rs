@@ -1,1 +1,61 @@
-//! ingest
+//! Taking events in: one reactor per node (or more), an agent that owns the node's sockets' receiving side and its part of the pool.
+//!
+//! ```text
+//!            accept.rs ──► connection.rs (table)
+//! TCP :9000 ──► tcp.rs ──┬─► intake.rs: frame ─► event ─► tier lane      counters.rs: what it counts besides the ledger
+//!                  ▲     └─► partial.rs: a frame cut by the chunk's end
+//!                  │ waiting.rs: lines    parking.rs: unparsed rests    deadlines.rs: slow frames, idle peers
+//! UDP :9001 ──► udp.rs ────► intake.rs, or the slot itself becomes the event
+//! ```
+//!
+//! Invariants:
+//! - **I1** Order per connection: an event that waits, the partial frame, parked bytes, new bytes. Nothing overtakes.
+//! - **I2** No byte that reached us is lost: a TCP frame is an event, or waits with its connection, or its connection is closed with a
+//!   counted reason. A datagram's frame is an event, or lost with a [`crate::metrics::ledger::DropReason`], or refused and counted.
+//! - **I3** A connection that waits for one tier holds no other connection up, and the reactor never waits: lines are served first come
+//!   first served, once per poll, within the budget of a turn.
+//! - **I4** No memory is taken on a length that was only claimed (see [`partial`]).
+//! - **I5** A place in the connection table, and a descriptor, outlive every operation on them: close comes after the receive's final
+//!   completion, reuse after the close's. Tokens carry a generation, so a late completion is told, counted and ignored.
+//! - **I6** A multishot that ended is armed again, whatever ended it, or stands in a line that will.
+//! - **I7** After the drain nothing is lent: no operation that could use a buffer is in flight when they are taken back.
+//!
+//! It does not judge frames (`wire`), overflow policies or depths (`bus`), and it never answers a datagram.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod bus_shim;
+mod connection;
+mod counters;
+mod dead_letter_shim;
+mod deadlines;
+mod intake;
+mod parking;
+mod partial;
+mod reactor;
+mod tcp;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests_tcp;
+#[cfg(test)]
+mod tests_udp;
+mod udp;
+mod waiting;
+
+pub use counters::{CloseReason, IngestCounters, Transport};
+pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+
+/// The reactor's kinds of operation, as they stand in tokens.
+mod kind {
+    pub(super) const ACCEPT: u8 = 1;
+    pub(super) const RECEIVE: u8 = 2;
+    pub(super) const MESSAGE: u8 = 3;
+    pub(super) const CLOSE: u8 = 4;
+    /// Closes a descriptor that never got a place in the table.
+    pub(super) const CLOSE_STRAY: u8 = 5;
+    pub(super) const CANCEL: u8 = 6;
+    pub(super) const CANCEL_ACCEPT: u8 = 7;
+    pub(super) const CANCEL_MESSAGE: u8 = 8;
+}

@@ -2,8 +2,15 @@
 //!
 //! Hot paths only touch [`ledger::Counter`]s (one writer each) and a thread's own histogram; everything else reads late.
 
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod export;
 pub mod latency;
 pub mod ledger;
+pub mod pulse;
+pub mod status;
+pub mod telemetry;
 
 /// How a value behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

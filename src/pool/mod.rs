@@ -16,20 +16,35 @@
 //! Invariants:
 //! - **P1** For each slot there is at most one ticket ([`Slot`], [`Event`], [`LentBuffer`] or [`BufferId`]) at any time, or it is on its
 //!   way home, or in its owner's free list.
-//! - **P2** A ticket names a slot inside the arena of the pool that made it; tickets never meet another pool.
-//! - **P3** The arena outlives every ticket's use: the engine joins its threads and quiesces its rings before it unmaps.
-//! - **P4** A ticket that is dropped instead of released is a leak; debug builds panic on it.
-//! - **P5** Tier quotas bound what a tier may hold of a class, so that BATCH can't take the slots REALTIME needs.
+//! - **P2** A ticket names a slot inside the arena of the pool that made it. It carries that pool's stamp, and a ticket that meets
+//!   another pool, or an owner that is not its own, panics instead of touching foreign bytes.
+//! - **P3** The arena outlives every ticket's use: whoever resolves a ticket borrows the pool, the engine quiesces its rings before
+//!   it unmaps, and an owner dropped while the kernel still has buffers of it leaves the arena mapped for good.
+//! - **P4** A ticket that is dropped instead of released is a leak; debug builds panic on it. (A number in a lane is not a ticket: a
+//!   lane that is dropped with events in it forgets them.)
+//! - **P5** Each use has a quota and a reserve by class: it never holds more than its quota, and never takes one of the last
+//!   `reserve` free slots. Reserves shrink with urgency and REALTIME's is zero, so all others together leave it that many.
 //!
 //! What it does not do: grow, block, or hand slots between owners.
 
+mod budget;
+mod counters;
 mod event;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod owner;
+mod plan;
 mod release;
 mod shared;
 
+pub use budget::{Budget, BudgetLine, BudgetRefusal};
+pub use counters::{PoolCounters, PoolMetrics};
 pub use event::{EVENT_HEADER_BYTES, EventHeader, EventView, Source};
 pub use owner::{OwnerGauges, PoolOwner};
+pub use plan::{
+    CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, MAX_FRAME_BYTES_MAX, MAX_FRAME_BYTES_MIN, OWNERS_MAX, PoolPlan, PoolSizes,
+    PoolSizesRefusal, RING_BUFFERS_MAX, UDP_GRO_CHUNKS, UDP_GRO_DATAGRAM_BYTES_MAX, default_pool_bytes_max,
+};
 pub use shared::{Releaser, SharedPool};
 
 use crate::sys::io::GroupId;
@@ -60,6 +75,22 @@ impl SlotClass {
     pub const fn index(self) -> usize {
         self as usize
     }
+
+    /// The name used in metric labels and the budget.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SlotClass::Small => "small",
+            SlotClass::Medium => "medium",
+            SlotClass::Large => "large",
+            SlotClass::Chunk => "chunk",
+            SlotClass::Parking => "parking",
+        }
+    }
+
+    /// Whether its slots hold events (the others hold bytes that are not events yet).
+    pub const fn holds_events(self) -> bool {
+        matches!(self, SlotClass::Small | SlotClass::Medium | SlotClass::Large)
+    }
 }
 
 /// What a slot is held for; quotas and gauges are kept per use.
@@ -83,6 +114,9 @@ pub enum SlotUse {
 impl SlotUse {
     /// How many there are.
     pub const COUNT: usize = 6;
+    /// All, by index.
+    pub const ALL: [SlotUse; 6] =
+        [SlotUse::Realtime, SlotUse::Transactional, SlotUse::Batch, SlotUse::Kernel, SlotUse::Partial, SlotUse::Parked];
 
     /// The use of an event of a tier.
     pub const fn of_tier(tier: crate::wire::Tier) -> SlotUse {
@@ -110,7 +144,8 @@ impl ClassStrides {
         let large = (EVENT_HEADER_BYTES as u32 + max_frame_bytes).next_multiple_of(64) + 64;
         // A chunk's extra line takes the recvmsg header and control bytes of aggregated datagrams.
         let chunk = chunk_bytes.next_multiple_of(64) + 64;
-        Self([320, 2112, large, chunk, chunk])
+        let event = |payload_bytes: u32| EVENT_HEADER_BYTES as u32 + payload_bytes;
+        Self([event(SMALL_PAYLOAD_BYTES), event(MEDIUM_PAYLOAD_BYTES), large, chunk, chunk])
     }
 
     /// Bytes of topic and body that an event slot of this class holds.
@@ -119,46 +154,75 @@ impl ClassStrides {
     }
 }
 
-/// How many slots of each class, and how many of them each use may hold.
+/// Payload bytes of a small slot.
+pub const SMALL_PAYLOAD_BYTES: u32 = 256;
+/// Payload bytes of a medium slot.
+pub const MEDIUM_PAYLOAD_BYTES: u32 = 2048;
+/// Strides are multiples of this, so that every slot's header is aligned and alone on its first cache line.
+pub const STRIDE_BYTES_MULTIPLE: u32 = 64;
+
+const _: () = assert!((EVENT_HEADER_BYTES as u32 + SMALL_PAYLOAD_BYTES).is_multiple_of(STRIDE_BYTES_MULTIPLE));
+const _: () = assert!((EVENT_HEADER_BYTES as u32 + MEDIUM_PAYLOAD_BYTES).is_multiple_of(STRIDE_BYTES_MULTIPLE));
+const _: () = assert!(EVENT_HEADER_BYTES.is_multiple_of(align_of::<EventHeader>()));
+
+/// How many slots of each class an owner has, and what each use may take of them (P5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerLayout {
     /// Slots by class.
     pub slots: [u32; SlotClass::COUNT],
-    /// The most that a use may hold of a class, by use and class (P5).
+    /// The most that a use may hold of a class, by use and class.
     pub quota: [[u32; SlotClass::COUNT]; SlotUse::COUNT],
+    /// Free slots of a class that a use must leave untouched, by use and class.
+    pub reserve: [[u32; SlotClass::COUNT]; SlotUse::COUNT],
 }
 
 impl OwnerLayout {
-    /// The standard quotas: each tier may hold what is left after a reserve for those more urgent; the kernel's
-    /// and partial frames' shares are bounded too.
+    /// The standard quotas with half of the medium slots open to the kernel; see [`OwnerLayout::with_kernel_slots`].
     pub fn with_standard_quotas(slots: [u32; SlotClass::COUNT]) -> Self {
-        let share = |class: usize, numerator: u32, denominator: u32| -> u32 {
-            let slots = slots[class] as u64;
-            (slots * u64::from(numerator)).div_ceil(u64::from(denominator)) as u32
-        };
-        let quota = std::array::from_fn(|used_for| {
-            std::array::from_fn(|class| match used_for {
-                // REALTIME may take all, TRANSACTIONAL leaves a tenth, BATCH a quarter.
-                0 => slots[class],
-                1 => share(class, 9, 10).min(slots[class]),
-                2 => share(class, 3, 4).min(slots[class]),
-                // The kernel's offer and partial frames: half each, so that neither can starve finished events.
-                3 if class == SlotClass::Chunk.index() => slots[class],
-                3 | 4 => share(class, 1, 2),
-                _ => slots[class],
-            })
-        });
-        Self { slots, quota }
+        let mut layout = Self::with_kernel_slots(slots, 0);
+        for class in SlotClass::ALL.into_iter().filter(|class| class.holds_events()) {
+            layout.quota[SlotUse::Kernel.index()][class.index()] = slots[class.index()].div_ceil(2);
+        }
+        layout
+    }
+
+    /// The standard quotas, with `kernel_slots` of the medium class set apart for datagrams the kernel is to fill.
+    ///
+    /// Of what remains REALTIME may take all; TRANSACTIONAL leaves the last tenth free; BATCH and frames that are not complete
+    /// leave the last fifth, and incomplete frames take half at most. A class of one slot has no reserve, one of more at
+    /// least one slot.
+    pub fn with_kernel_slots(slots: [u32; SlotClass::COUNT], kernel_slots: u32) -> Self {
+        let mut layout = Self::without_quotas(slots);
+        for class in SlotClass::ALL.into_iter().filter(|class| class.holds_events()) {
+            let kernel = if class == SlotClass::Medium { kernel_slots.min(slots[class.index()]) } else { 0 };
+            let events = slots[class.index()] - kernel;
+            let last = |share: u32| events.div_ceil(share).min(events.saturating_sub(1));
+            let mut set = |used_for: SlotUse, quota: u32, reserve: u32| {
+                layout.quota[used_for.index()][class.index()] = quota;
+                layout.reserve[used_for.index()][class.index()] = reserve;
+            };
+            set(SlotUse::Realtime, events, 0);
+            set(SlotUse::Transactional, events, last(10));
+            set(SlotUse::Batch, events, last(5));
+            set(SlotUse::Kernel, kernel, 0);
+            set(SlotUse::Partial, events.div_ceil(2), last(5));
+        }
+        layout
+    }
+
+    /// No quota below the number of slots and no reserve: for an owner that serves one tier only (the retry memory).
+    pub fn without_quotas(slots: [u32; SlotClass::COUNT]) -> Self {
+        Self { slots, quota: [slots; SlotUse::COUNT], reserve: [[0; SlotClass::COUNT]; SlotUse::COUNT] }
     }
 }
 
-/// A ticket to a slot, packed: slot number 32 bits, class 8, owner 8.
+/// A ticket to a slot, packed: slot number 32 bits, class 8, owner 8, the pool's stamp 16 (P2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
 impl Ticket {
-    pub(crate) const fn new(slot: u32, class: SlotClass, owner: u8) -> Self {
-        Self(slot as u64 | (class as u64) << 32 | (owner as u64) << 40)
+    pub(crate) const fn new(slot: u32, class: SlotClass, owner: u8, pool: u16) -> Self {
+        Self(slot as u64 | (class as u64) << 32 | (owner as u64) << 40 | (pool as u64) << 48)
     }
     pub(crate) const fn slot(self) -> u32 {
         self.0 as u32
@@ -168,6 +232,9 @@ impl Ticket {
     }
     pub(crate) const fn owner(self) -> u8 {
         (self.0 >> 40) as u8
+    }
+    pub(crate) const fn pool(self) -> u16 {
+        (self.0 >> 48) as u16
     }
 }
 
@@ -222,6 +289,11 @@ impl Event {
         let ticket = self.0;
         std::mem::forget(self);
         ticket
+    }
+
+    /// For the lane: a number that turned out not to be ours is no event, and takes nothing with it.
+    pub(crate) fn forget(self) {
+        let _ = self.into_raw();
     }
 
     /// For the lane: the ticket as a number. The event is now the number's.

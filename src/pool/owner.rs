@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    BufferId, EVENT_HEADER_BYTES, Event, EventHeader, LentBuffer, OwnerLayout, SharedPool, Slot, SlotClass, SlotUse, Ticket,
+    BufferId, EVENT_HEADER_BYTES, Event, EventHeader, LentBuffer, OwnerLayout, PoolCounters, SharedPool, Slot, SlotClass,
+    SlotUse, Ticket,
 };
 use crate::sys::io::GroupId;
-
-/// Marks a free slot in `uses`.
-const FREE: u8 = u8::MAX;
+use crate::wire::Tier;
 
 /// How many slots are where, for gauges and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,47 +27,139 @@ struct LentTable {
     free_ids: Vec<u16>,
 }
 
+/// What one use holds of one class, and may hold (P5).
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    in_use: u32,
+    quota: u32,
+    reserve: u32,
+}
+
+/// What a slot is: its class, which never changes, and its use, in one byte, so that a slot that comes home needs one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark(u8);
+
+impl Mark {
+    const USE_BITS: u32 = 3;
+    const FREE: u8 = (1 << Self::USE_BITS) - 1;
+
+    fn free(class: usize) -> Self {
+        Self((class as u8) << Self::USE_BITS | Self::FREE)
+    }
+    fn used(class: usize, used_for: SlotUse) -> Self {
+        Self((class as u8) << Self::USE_BITS | used_for as u8)
+    }
+    fn class(self) -> usize {
+        (self.0 >> Self::USE_BITS) as usize
+    }
+    /// The use by index; [`Mark::FREE`] if it has none.
+    fn used_for(self) -> usize {
+        (self.0 & Self::FREE) as usize
+    }
+    fn is_free(self) -> bool {
+        self.0 & Self::FREE == Self::FREE
+    }
+}
+
+const _: () = assert!(SlotUse::COUNT <= Mark::FREE as usize);
+const _: () = assert!(SlotClass::COUNT <= 1 << (u8::BITS - Mark::USE_BITS));
+
+/// The free lists and who has what. Apart from the owner, so that slots can come home while the pool is borrowed.
+#[derive(Debug)]
+struct Shelf {
+    /// The owner's first slot number.
+    first: u32,
+    /// Last in, first out: the hottest slot is reused first.
+    free: [Vec<u32>; SlotClass::COUNT],
+    /// By slot number, less `first`.
+    marks: Box<[Mark]>,
+    /// By class and use.
+    shares: [[Share; SlotUse::COUNT]; SlotClass::COUNT],
+}
+
+impl Shelf {
+    fn new(first: u32, layout: &OwnerLayout) -> Self {
+        let mut next = first;
+        let mut marks = Vec::new();
+        let free = std::array::from_fn(|class| {
+            let slots = next..next + layout.slots[class];
+            next = slots.end;
+            marks.extend(slots.clone().map(|_| Mark::free(class)));
+            // Reversed, so that the lowest slots (nearest pages) are used first.
+            slots.rev().collect()
+        });
+        let share = |class: usize, used_for: usize| Share {
+            in_use: 0,
+            quota: layout.quota[used_for][class],
+            reserve: layout.reserve[used_for][class],
+        };
+        let shares = std::array::from_fn(|class| std::array::from_fn(|used_for| share(class, used_for)));
+        Self { first, free, marks: marks.into(), shares }
+    }
+
+    /// Where the slot's mark is.
+    #[inline]
+    fn place(&self, slot: u32) -> usize {
+        slot.wrapping_sub(self.first) as usize // Beyond `marks` for a slot of another owner: the index check panics.
+    }
+
+    #[inline]
+    fn has_room(&self, class: SlotClass, used_for: SlotUse) -> bool {
+        let share = &self.shares[class.index()][used_for.index()];
+        share.in_use < share.quota && self.free[class.index()].len() > share.reserve as usize
+    }
+
+    /// Takes the slot that came home last. The caller has asked `has_room`.
+    #[inline]
+    fn take(&mut self, class: SlotClass, used_for: SlotUse) -> Option<u32> {
+        let slot = self.free[class.index()].pop()?;
+        let place = self.place(slot);
+        debug_assert!(self.marks[place].is_free(), "P1: a slot in a free list is free");
+        self.marks[place] = Mark::used(class.index(), used_for);
+        self.shares[class.index()][used_for.index()].in_use += 1;
+        Some(slot)
+    }
+
+    /// Puts a slot back.
+    #[inline]
+    fn put(&mut self, slot: u32) {
+        let place = self.place(slot);
+        let mark = self.marks[place];
+        assert!(!mark.is_free(), "P1: slot {slot} came home twice");
+        self.marks[place] = Mark::free(mark.class());
+        self.shares[mark.class()][mark.used_for()].in_use -= 1;
+        self.free[mark.class()].push(slot); // Never grows: each slot has one place in it (P1).
+    }
+}
+
 /// The one thread-bound owner of a range of slots.
 #[derive(Debug)]
 pub struct PoolOwner {
     shared: Arc<SharedPool>,
     id: u8,
-    /// By class: this owner's first slot number, and where the class begins in `uses`.
-    first: [u32; SlotClass::COUNT],
-    uses_base: [u32; SlotClass::COUNT],
-    total: [u32; SlotClass::COUNT],
-    /// Last in, first out: the hottest slot is reused first.
-    free: [Vec<u32>; SlotClass::COUNT],
-    uses: Vec<u8>,
-    in_use: [[u32; SlotClass::COUNT]; SlotUse::COUNT],
-    quota: [[u32; SlotClass::COUNT]; SlotUse::COUNT],
+    shelf: Shelf,
     lent: [LentTable; GroupId::COUNT],
+    counters: Arc<PoolCounters>,
     /// Not Sync, by intent: free lists belong to one thread.
     _not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
 
 impl PoolOwner {
-    pub(super) fn new(shared: Arc<SharedPool>, id: u8, first: [u32; SlotClass::COUNT], layout: &OwnerLayout) -> Self {
-        let mut uses_base = [0; SlotClass::COUNT];
-        let mut sum = 0;
-        for (base, slots) in uses_base.iter_mut().zip(&layout.slots) {
-            *base = sum;
-            sum += slots;
+    pub(super) fn new(shared: Arc<SharedPool>, id: u8, first_slot: u32, layout: &OwnerLayout) -> Self {
+        let counters = Arc::new(PoolCounters::default());
+        for (counter, slots) in counters.slots.iter().zip(&layout.slots) {
+            counter.set(u64::from(*slots));
         }
-        Self {
+        let mut owner = Self {
             shared,
             id,
-            first,
-            uses_base,
-            total: layout.slots,
-            // Reversed, so that the lowest slots (nearest pages) are used first.
-            free: std::array::from_fn(|c| (first[c]..first[c] + layout.slots[c]).rev().collect()),
-            uses: vec![FREE; sum as usize],
-            in_use: Default::default(),
-            quota: layout.quota,
+            shelf: Shelf::new(first_slot, layout),
             lent: Default::default(),
+            counters,
             _not_sync: std::marker::PhantomData,
-        }
+        };
+        owner.collect();
+        owner
     }
 
     /// The pool this is a part of.
@@ -89,39 +180,51 @@ impl PoolOwner {
             .find(|class| payload_bytes <= self.shared.strides().payload_bytes(*class))
     }
 
-    /// Whether `used_for` may take a slot of `class` now (quota and free list; what is on its way home not counted).
+    /// Whether `used_for` may take a slot of `class` now (P5 and the free list; what is on its way home not counted).
     #[inline]
     pub fn has_room(&self, class: SlotClass, used_for: SlotUse) -> bool {
-        self.within_quota(class, used_for) && !self.free[class.index()].is_empty()
+        self.shelf.has_room(class, used_for)
     }
 
     /// Whether the quota (P5) alone admits one more.
     #[inline]
     pub fn within_quota(&self, class: SlotClass, used_for: SlotUse) -> bool {
-        self.in_use[used_for.index()][class.index()] < self.quota[used_for.index()][class.index()]
+        let share = &self.shelf.shares[class.index()][used_for.index()];
+        share.in_use < share.quota
     }
 
-    /// Takes a slot; looks at what came home if there seems to be none. `None`: quota reached or class exhausted.
+    /// Takes a slot; looks at what came home if there seems to be none. `None`: quota or reserve reached, or class exhausted.
     #[inline]
     pub fn acquire(&mut self, class: SlotClass, used_for: SlotUse) -> Option<Slot> {
-        if !self.has_room(class, used_for) {
-            self.collect();
-            if !self.has_room(class, used_for) {
-                return None;
-            }
+        if !self.has_room(class, used_for) && !self.finds_room(class, used_for) {
+            return None;
         }
-        let slot = self.free[class.index()].pop()?;
-        let place = self.place(class, slot);
-        debug_assert_eq!(self.uses[place], FREE, "P1: a slot in a free list is free");
-        self.uses[place] = used_for as u8;
-        self.in_use[used_for.index()][class.index()] += 1;
-        Some(Slot(Ticket::new(slot, class, self.id)))
+        let slot = self.shelf.take(class, used_for)?;
+        Some(Slot(Ticket::new(slot, class, self.id, self.shared.stamp())))
+    }
+
+    #[cold]
+    fn finds_room(&mut self, class: SlotClass, used_for: SlotUse) -> bool {
+        self.collect();
+        let found = self.has_room(class, used_for);
+        if !found {
+            self.counters.refused[class.index()].add(1);
+        }
+        found
     }
 
     /// Takes everything home that was released. Once per poll.
     pub fn collect(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        shared.owners[self.id as usize].stack.take(&shared.links, |slot| self.free_slot(slot));
+        let shelf = &mut self.shelf;
+        self.shared.owners[self.id as usize].stack.take(&self.shared.links, |slot| shelf.put(slot));
+        for (gauge, free) in self.counters.free.iter().zip(&self.shelf.free) {
+            gauge.set(free.len() as u64);
+        }
+    }
+
+    /// This owner's numbers, for export.
+    pub fn counters(&self) -> Arc<PoolCounters> {
+        self.counters.clone()
     }
 
     /// Says to releasing threads that this owner waits for slots; see the pool's waker. Look once more with
@@ -131,8 +234,13 @@ impl PoolOwner {
     }
 
     /// Gives an unsealed slot back.
+    ///
+    /// # Panics
+    /// If it is another owner's (P2).
     pub fn give_back(&mut self, slot: Slot) {
-        self.free_slot(slot.into_ticket().slot());
+        let ticket = slot.into_ticket();
+        self.assert_own(ticket);
+        self.shelf.put(ticket.slot());
     }
 
     /// All bytes of a slot that is in the owner's hands.
@@ -151,22 +259,33 @@ impl PoolOwner {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Changes what a slot is held for, if the quota admits it.
+    /// Changes what a slot is held for, if the quota admits it. A slot that the kernel filled also counts against the reserve of
+    /// its new use, as another has to take its place.
     ///
     /// # Errors
-    /// Gives the slot back unchanged when the quota of the new use is reached.
+    /// Gives the slot back unchanged when the new use may have no more.
+    ///
+    /// # Panics
+    /// If it is another owner's (P2).
     pub fn change_use(&mut self, slot: Slot, used_for: SlotUse) -> Result<Slot, Slot> {
+        self.assert_own(slot.0);
         let class = slot.class();
-        let place = self.place(class, slot.0.slot());
-        if self.uses[place] == used_for as u8 {
+        let place = self.shelf.place(slot.0.slot());
+        let now = self.shelf.marks[place].used_for();
+        if now == used_for.index() {
             return Ok(slot);
         }
-        if !self.within_quota(class, used_for) {
+        let admitted = if now == SlotUse::Kernel.index() {
+            self.has_room(class, used_for) || self.finds_room(class, used_for)
+        } else {
+            self.within_quota(class, used_for)
+        };
+        if !admitted {
             return Err(slot);
         }
-        self.in_use[self.uses[place] as usize][class.index()] -= 1;
-        self.in_use[used_for.index()][class.index()] += 1;
-        self.uses[place] = used_for as u8;
+        self.shelf.shares[class.index()][now].in_use -= 1;
+        self.shelf.shares[class.index()][used_for.index()].in_use += 1;
+        self.shelf.marks[place] = Mark::used(class.index(), used_for);
         Ok(slot)
     }
 
@@ -194,7 +313,11 @@ impl PoolOwner {
     }
 
     /// Prepares a group for up to `buffers` lent at a time. At start, as it allocates.
+    ///
+    /// # Panics
+    /// If buffers of this group are lent.
     pub fn open_group(&mut self, group: GroupId, buffers: u16) {
+        assert_eq!(self.lent_count(group), 0, "a group is opened before it lends");
         let table = &mut self.lent[group as usize];
         table.slots = vec![None; buffers as usize];
         table.free_ids = (0..buffers).rev().collect();
@@ -204,7 +327,11 @@ impl PoolOwner {
     ///
     /// # Errors
     /// Gives the slot back when the group has no free buffer id.
+    ///
+    /// # Panics
+    /// If `offset` is beyond the slot, or the slot is another owner's (P2).
     pub fn lend(&mut self, slot: Slot, group: GroupId, offset: usize) -> Result<LentBuffer, Slot> {
+        self.assert_own(slot.0);
         let (start, stride) = self.shared.locate(slot.0);
         let table = &mut self.lent[group as usize];
         let Some(id) = table.free_ids.pop() else { return Err(slot) };
@@ -238,7 +365,7 @@ impl PoolOwner {
             for id in 0..self.lent[group as usize].slots.len() {
                 if let Some(ticket) = self.lent[group as usize].slots[id].take() {
                     self.lent[group as usize].free_ids.push(id as u16);
-                    self.free_slot(ticket.slot());
+                    self.shelf.put(ticket.slot());
                 }
             }
         }
@@ -246,31 +373,30 @@ impl PoolOwner {
 
     /// Where every slot is.
     pub fn gauges(&self) -> OwnerGauges {
-        OwnerGauges { in_use: self.in_use, free: std::array::from_fn(|c| self.free[c].len() as u32), total: self.total }
+        let shelf = &self.shelf;
+        let free: [u32; SlotClass::COUNT] = std::array::from_fn(|class| shelf.free[class].len() as u32);
+        let in_use = std::array::from_fn(|used_for| std::array::from_fn(|class| shelf.shares[class][used_for].in_use));
+        let used = |class: usize| -> u32 { shelf.shares[class].iter().map(|share| share.in_use).sum() };
+        OwnerGauges { in_use, free, total: std::array::from_fn(|class| free[class] + used(class)) }
     }
 
-    /// Slots that hold events (sealed and not yet home).
+    /// Slots that hold events (sealed, or taken for a tier, and not yet home).
     pub fn events_out(&self) -> u64 {
-        self.in_use[..3].iter().flatten().map(|n| u64::from(*n)).sum()
+        let tiers = |shares: &[Share; SlotUse::COUNT]| -> u64 { shares[..Tier::COUNT].iter().map(|s| u64::from(s.in_use)).sum() };
+        self.shelf.shares.iter().map(tiers).sum()
     }
 
-    fn place(&self, class: SlotClass, slot: u32) -> usize {
-        (slot - self.first[class.index()] + self.uses_base[class.index()]) as usize
+    fn assert_own(&self, ticket: Ticket) {
+        assert!(ticket.owner() == self.id && ticket.pool() == self.shared.stamp(), "P2: a slot of another owner");
     }
+}
 
-    fn class_of(&self, slot: u32) -> SlotClass {
-        SlotClass::ALL
-            .into_iter()
-            .find(|c| (self.first[c.index()]..self.first[c.index()] + self.total[c.index()]).contains(&slot))
-            .expect("P2: a slot of this owner")
-    }
-
-    fn free_slot(&mut self, slot: u32) {
-        let class = self.class_of(slot);
-        let place = self.place(class, slot);
-        let used_for = std::mem::replace(&mut self.uses[place], FREE);
-        assert_ne!(used_for, FREE, "P1: slot {slot} came home twice");
-        self.in_use[used_for as usize][class.index()] -= 1;
-        self.free[class.index()].push(slot);
+impl Drop for PoolOwner {
+    /// P3: what the kernel may still write to stays mapped for good. An orderly stop quiesces the ring and takes everything back
+    /// before, so this leak happens on the way out of a failure only.
+    fn drop(&mut self) {
+        if GroupId::ALL.into_iter().any(|group| self.lent_count(group) > 0) {
+            std::mem::forget(self.shared.clone());
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! owner thread:     takes the whole stack with one swap, walks it, refills its free lists
 //! ```
 //!
-//! Invariants (proved by the loom tests below):
+//! Invariants (loom: `loom_tests`):
 //! - **S1** A slot number is in at most one of: a free list, a holder's hands, a local chain, the stack.
 //! - **S2** `links[n]` is written only by the thread that holds slot `n` (in a chain that it is building), and read only by
 //!   the owner after it took the stack. So a link needs no ordering of its own.

@@ -1,5 +1,6 @@
 //! The part of a pool that every thread may use: reading and editing an event by its ticket, and the way home.
 
+use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_utils::CachePadded;
@@ -9,6 +10,12 @@ use super::{ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, EventView, Own
 use crate::sync::{AtomicBool, Ordering, fence};
 use crate::sys::memory::Arena;
 use crate::sys::wake::Waker;
+
+/// Each class begins at a multiple of this: a page.
+pub(super) const ARENA_CLASS_ALIGN_BYTES: usize = 4096;
+
+/// The next pool's stamp.
+static STAMPS: AtomicU16 = AtomicU16::new(0);
 
 /// What other threads see of one owner.
 pub(super) struct OwnerShared {
@@ -21,9 +28,10 @@ pub(super) struct OwnerShared {
 /// One node's arena and everything needed to resolve tickets in it. `Sync`: all mutation goes through unique tickets (P1).
 pub struct SharedPool {
     arena: Arena,
-    /// By class: where it begins in the arena, its first slot number, its stride.
-    base: [usize; SlotClass::COUNT],
-    first: [u32; SlotClass::COUNT],
+    /// Marks this pool's tickets (P2).
+    stamp: u16,
+    /// By owner and class: where slot number 0 would begin. Wraps below the arena; a real slot's number brings it back.
+    bias: Box<[[usize; SlotClass::COUNT]]>,
     strides: ClassStrides,
     pub(super) links: Links,
     pub(super) owners: Box<[CachePadded<OwnerShared>]>,
@@ -32,12 +40,7 @@ pub struct SharedPool {
 impl SharedPool {
     /// Bytes of arena that these layouts need.
     pub fn arena_bytes(strides: &ClassStrides, owners: &[OwnerLayout]) -> usize {
-        let class_bytes = |class: usize| -> usize {
-            let slots: usize = owners.iter().map(|o| o.slots[class] as usize).sum();
-            // Each class begins on a page, so that chunks can be page-aligned.
-            (slots * strides.0[class] as usize).next_multiple_of(4096)
-        };
-        (0..SlotClass::COUNT).map(class_bytes).sum()
+        (0..SlotClass::COUNT).map(|class| Self::class_bytes(strides, owners, class)).sum()
     }
 
     /// Divides an arena among its owners.
@@ -47,36 +50,52 @@ impl SharedPool {
     pub fn divide(arena: Arena, strides: ClassStrides, owners: &[OwnerLayout]) -> (Arc<SharedPool>, Vec<PoolOwner>) {
         assert!(arena.len() >= Self::arena_bytes(&strides, owners), "the arena is too small for its layout");
         assert!(owners.len() < 256, "an owner is a byte in a ticket");
-        let (mut base, mut first) = ([0; SlotClass::COUNT], [0; SlotClass::COUNT]);
-        let (mut offset, mut slots) = (0usize, 0u32);
-        for class in 0..SlotClass::COUNT {
-            (base[class], first[class]) = (offset, slots);
-            let count: u32 = owners.iter().map(|o| o.slots[class]).sum();
-            offset += (count as usize * strides.0[class] as usize).next_multiple_of(4096);
-            slots += count;
+        let mut class_start = [0usize; SlotClass::COUNT];
+        let mut offset = 0usize;
+        for (class, start) in class_start.iter_mut().enumerate() {
+            *start = offset;
+            offset += Self::class_bytes(&strides, owners, class);
         }
-        let shared_owner = || {
-            CachePadded::new(OwnerShared { stack: ReleaseStack::new(), starved: AtomicBool::new(false), waker: OnceLock::new() })
-        };
+        // Slot numbers run owner by owner, so that an owner finds a slot's entry by one subtraction; the arena runs class by
+        // class, so that chunks begin on a page.
+        let mut slots = 0u32;
+        let mut bias = Vec::with_capacity(owners.len());
+        let mut first_slots = Vec::with_capacity(owners.len());
+        for layout in owners {
+            first_slots.push(slots);
+            bias.push(std::array::from_fn(|class| {
+                let stride = strides.0[class] as usize;
+                let here = class_start[class].wrapping_sub(slots as usize * stride);
+                class_start[class] += layout.slots[class] as usize * stride;
+                slots = slots.checked_add(layout.slots[class]).expect("slot numbers are below 2^32");
+                here
+            }));
+        }
         let shared = Arc::new(SharedPool {
             arena,
-            base,
-            first,
+            // Wraps after 2^16 pools: a ticket of a pool that many before this one would pass for ours, which no engine makes.
+            stamp: STAMPS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            bias: bias.into(),
             strides,
             links: Links::new(slots as usize),
-            owners: owners.iter().map(|_| shared_owner()).collect(),
+            owners: owners.iter().map(|_| CachePadded::new(OwnerShared::new())).collect(),
         });
-        let mut next = first;
-        let owners = owners
-            .iter()
-            .enumerate()
-            .map(|(id, layout)| {
-                let owner = PoolOwner::new(shared.clone(), id as u8, next, layout);
-                next.iter_mut().zip(&layout.slots).for_each(|(n, slots)| *n += slots);
-                owner
-            })
-            .collect();
+        let owner = |(id, layout): (usize, &OwnerLayout)| PoolOwner::new(shared.clone(), id as u8, first_slots[id], layout);
+        let owners = owners.iter().enumerate().map(owner).collect();
         (shared, owners)
+    }
+
+    /// Bytes of arena that one class takes, over all owners.
+    fn class_bytes(strides: &ClassStrides, owners: &[OwnerLayout], class: usize) -> usize {
+        let slots: usize = owners.iter().map(|o| o.slots[class] as usize).sum();
+        // Each class begins on a page, so that chunks can be page-aligned.
+        (slots * strides.0[class] as usize).next_multiple_of(ARENA_CLASS_ALIGN_BYTES)
+    }
+
+    /// The stamp of this pool's tickets (P2).
+    #[inline]
+    pub(super) fn stamp(&self) -> u16 {
+        self.stamp
     }
 
     /// The strides of the classes.
@@ -98,10 +117,12 @@ impl SharedPool {
     /// The first byte of a ticket's slot and the slot's length.
     #[inline]
     pub(super) fn locate(&self, ticket: Ticket) -> (*mut u8, usize) {
+        // One compare, always: a safe caller must not be able to reach beyond the arena with another pool's ticket.
+        assert!(ticket.pool() == self.stamp, "P2: a ticket of another pool");
         let class = ticket.class().index();
         let stride = self.strides.0[class] as usize;
-        let offset = self.base[class] + (ticket.slot() - self.first[class]) as usize * stride;
-        debug_assert!(offset + stride <= self.arena.len(), "P2: a ticket of another pool");
+        let offset = self.bias[ticket.owner() as usize][class].wrapping_add(ticket.slot() as usize * stride);
+        debug_assert!(offset + stride <= self.arena.len(), "P2: a slot of this arena");
         // SAFETY: P2, the ticket was made from this pool's layout, which `divide` checked against the arena's length.
         (unsafe { self.arena.start().add(offset) }, stride)
     }
@@ -174,10 +195,22 @@ impl std::fmt::Debug for SharedPool {
 }
 
 impl OwnerShared {
+    pub(super) fn new() -> Self {
+        Self { stack: ReleaseStack::new(), starved: AtomicBool::new(false), waker: OnceLock::new() }
+    }
+
+    /// Releasing side: puts a chain on the stack. Whether the owner must be woken, because it waits for slots.
+    pub(super) fn send_home(&self, links: &Links, chain: &mut Chain) -> bool {
+        self.stack.splice(links, chain);
+        fence(Ordering::SeqCst); // Pairs with the fence in `announce_starved`.
+        // Relaxed: ordered by the two fences; either this sees the flag or the owner's last look sees the splice.
+        self.starved.load(Ordering::Relaxed)
+    }
+
     /// Owner only: says that it waits for slots. The caller looks at the stack once more afterwards.
     pub(super) fn announce_starved(&self, starved: bool) {
         self.starved.store(starved, Ordering::Relaxed);
-        // Pairs with the fence in `Releaser::flush`: either the releaser sees the flag, or we see its splice.
+        // Pairs with the fence in `send_home`: either the releaser sees the flag, or we see its splice.
         fence(Ordering::SeqCst);
     }
 }
@@ -197,9 +230,13 @@ impl Releaser {
     }
 
     /// Gives an event's slot up. It reaches its owner at the next [`Releaser::flush`].
+    ///
+    /// # Panics
+    /// If the event belongs to another pool (P2).
     #[inline]
     pub fn release(&mut self, event: Event) {
         let ticket = event.into_ticket();
+        assert!(ticket.pool() == self.pool.stamp, "P2: a ticket of another pool");
         self.chains[ticket.owner() as usize].push(&self.pool.links, ticket.slot());
     }
 
@@ -214,13 +251,18 @@ impl Releaser {
             if chain.len() == 0 {
                 continue;
             }
-            owner.stack.splice(&self.pool.links, chain);
-            fence(Ordering::SeqCst); // Pairs with the fence in `announce_starved`.
-            if owner.starved.load(Ordering::Relaxed)
+            if owner.send_home(&self.pool.links, chain)
                 && let Some(waker) = owner.waker.get()
             {
                 waker.wake();
             }
         }
+    }
+}
+
+impl Drop for Releaser {
+    /// What was released but not yet sent home goes home now: a helper thread that ends takes no slot with it.
+    fn drop(&mut self) {
+        self.flush();
     }
 }

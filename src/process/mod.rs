@@ -1,1 +1,95 @@
-//! process
+//! Processing: one agent per tier, between the tier's lanes and the log.
+//!
+//! ```text
+//!                   alert handlers (inline, or on a helper thread)
+//! REALTIME  ──────► realtime ──────────────────────────────────────────────┐
+//!                                                                           │
+//! TRANSACTIONAL ──► transactional: seen before? ── yes ──► duplicate        ├──► inlets ──► appender
+//!                     │  handler ── fails ──► copy, back-off, again         │
+//!                     └─ ok ────────────────────────────────────────────────┤
+//! BATCH ──────────► batch: windows per topic ── closed ──► window log       │
+//!                     └─────────────────────────────────────────────────────┘
+//!                   what cannot be processed ──► dead letters, with its reason
+//! ```
+//!
+//! Invariants, common to the three:
+//! - **PR1** A poll takes at most `poll_events_max` events, reads the clock once or twice, publishes its inlet once, and splices its released
+//!   slots once. After start it allocates nothing.
+//! - **PR2** An agent takes from its lanes only what it has room for; what is full in front of it (inlet, helper lane) makes its
+//!   tier's depth rise, and nothing else.
+//! - **PR3** Every event it takes leaves by one way, with one count ([`outlet`]).
+//! - **PR4** REALTIME handlers go on while the store stalls, until `hold_events_max` handled events wait for it.
+//!
+//! What it does not do: choose a tier, apply an overflow policy, write the log.
+
+#![forbid(unsafe_code)]
+
+pub mod alert_log;
+pub mod batch;
+pub mod counters;
+pub(crate) mod dead_letters_shim;
+pub mod dedup;
+pub mod guard;
+mod handled;
+pub mod handler;
+mod offload;
+pub mod outlet;
+pub mod realtime;
+mod retry;
+#[cfg(test)]
+mod test_support;
+pub mod transactional;
+pub mod watch;
+pub mod window;
+pub mod window_log;
+
+use std::sync::Arc;
+
+use crate::metrics::ledger::LedgerCells;
+use crate::pool::SharedPool;
+use crate::sys::clock::Nanos;
+use crate::sys::wake::Waker;
+
+pub use alert_log::{AlertLog, AlertLogOptions};
+pub use batch::{Batch, BatchOptions};
+pub use counters::ProcessCounters;
+pub use dedup::DedupOptions;
+pub use guard::{HandlerHealth, quiet_handler_panics};
+pub use handler::{AlertHandler, HandlerError, HandlerMode, TransactionalHandler, WindowHandler};
+pub use outlet::Inlet;
+pub use realtime::{Realtime, RealtimeOptions};
+pub use retry::RetryOptions;
+pub use transactional::{Transactional, TransactionalOptions};
+pub use watch::ProcessWatch;
+pub use window::ClosedWindow;
+pub use window_log::{WindowLog, WindowLogOptions};
+
+/// Where a processor's events come from.
+pub(crate) use crate::bus::lane::LaneConsumer as TierReceiver;
+/// What cannot be processed goes here.
+pub(crate) use dead_letters_shim::DeadLetterSender;
+
+/// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next
+/// agent) within some ten microseconds.
+pub const POLL_EVENTS_MAX: usize = 64;
+
+/// How soon an agent that waits for a full inlet, or for a helper that cannot wake it, looks again.
+pub(crate) const BLOCKED_RETRY: Nanos = Nanos::from_micros(100);
+
+/// What joins a processor to the rest of the node.
+pub struct ProcessorWiring {
+    /// Its tier's lanes.
+    pub receiver: TierReceiver,
+    /// Its way to the log; `None` with storage off: events then count as handled.
+    pub inlet: Option<Inlet>,
+    /// The pool its events live in.
+    pub pool: Arc<SharedPool>,
+    /// Its own part of the ledger.
+    pub ledger: Arc<LedgerCells>,
+    /// Its own way to the dead letters.
+    pub dead_letters: DeadLetterSender,
+    /// The node's counters; each processor writes its own part.
+    pub counters: Arc<ProcessCounters>,
+    /// Its runner, which an offloaded handler wakes when it is done. `None`: the agent asks to be polled every 100 µs meanwhile.
+    pub runner: Option<Waker>,
+}

@@ -112,7 +112,7 @@ pub trait Ring: Clock {
 
     /// Arms a multishot receive into buffers of `group`. It stays armed when the group is empty only where the kernel
     /// can; else it ends with ENOBUFS. `byte_cap` (0 = none) ends the arming after about that many bytes where the
-    /// kernel supports it; `socket_is_empty` lets the first attempt wait for readiness.
+    /// kernel supports it. Without the kernel's multishot each arming gives one completion, which is final.
     fn recv_multishot(&mut self, token: Token, socket: Fd, group: GroupId, byte_cap: u32);
 
     /// Arms a multishot recvmsg (no name; `control_bytes` of control space) into buffers of `group`. The buffer

@@ -1,0 +1,395 @@
+//! The types of option values, each with one way to be read and an exact cause when it can't be.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why a value is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Not a whole number.
+    NotANumber,
+    /// A number, but outside its bounds.
+    OutOfRange {
+        /// The least value accepted.
+        least: u64,
+        /// The greatest value accepted.
+        most: u64,
+    },
+    /// Inside its bounds, but not a power of two.
+    NotPowerOfTwo,
+    /// Not a number of bytes, with or without a suffix.
+    NotABytesSize,
+    /// Not an address with a port.
+    NotAnAddress,
+    /// Not one of the words of this option.
+    NotOneOf(&'static [&'static str]),
+    /// Nothing at all.
+    Empty,
+    /// A character that can't be in a path or a list.
+    ControlCharacter,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::NotANumber => f.write_str("it is not a whole number"),
+            Cause::OutOfRange { least, most } => write!(f, "it must be between {least} and {most}"),
+            Cause::NotPowerOfTwo => f.write_str("it must be a power of two"),
+            Cause::NotABytesSize => f.write_str("it is not a number of bytes such as 65536, 64KiB or 1MiB"),
+            Cause::NotAnAddress => {
+                f.write_str("it is not an IP address with a port, such as 127.0.0.1:9000 or [::1]:9000, nor `off`")
+            }
+            Cause::NotOneOf(words) => write!(f, "it is none of {}", words.join(", ")),
+            Cause::Empty => f.write_str("it is empty"),
+            Cause::ControlCharacter => f.write_str("it contains a control character"),
+        }
+    }
+}
+
+/// A bound that a number must keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// No bound beyond the type's.
+    Any,
+    /// Least and greatest value.
+    Between(u64, u64),
+    /// A power of two within the bounds.
+    PowerOfTwo(u64, u64),
+}
+
+impl Rule {
+    /// Whether `number` keeps the rule.
+    ///
+    /// # Errors
+    /// The bound that it breaks.
+    pub fn check(self, number: u64) -> Result<(), Cause> {
+        match self {
+            Rule::Any => Ok(()),
+            Rule::Between(least, most) | Rule::PowerOfTwo(least, most) if !(least..=most).contains(&number) => {
+                Err(Cause::OutOfRange { least, most })
+            }
+            Rule::PowerOfTwo(..) if !number.is_power_of_two() => Err(Cause::NotPowerOfTwo),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rule::Any => Ok(()),
+            Rule::Between(least, most) => write!(f, "{least} to {most}"),
+            Rule::PowerOfTwo(least, most) => write!(f, "a power of two, {least} to {most}"),
+        }
+    }
+}
+
+/// A type that an option can have.
+pub trait OptionValue: Sized {
+    /// What to write in its place, for `--help`.
+    const FORM: &'static str;
+
+    /// Reads it from text.
+    ///
+    /// # Errors
+    /// Why the text is not one.
+    fn read(text: &str) -> Result<Self, Cause>;
+
+    /// The number that a [`Rule`] is applied to, where it is one.
+    fn number(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Reads a value and applies its rule.
+///
+/// # Errors
+/// Why it is refused.
+pub fn read_ruled<T: OptionValue>(text: &str, rule: Rule) -> Result<T, Cause> {
+    let value = T::read(text.trim())?;
+    value.number().map_or(Ok(()), |number| rule.check(number))?;
+    Ok(value)
+}
+
+macro_rules! numbers {
+    ($($type:ty),+) => {$(
+        impl OptionValue for $type {
+            const FORM: &'static str = "N";
+            fn read(text: &str) -> Result<Self, Cause> {
+                // Through u128, so that a number too large is told from what is no number.
+                let digits = text.replace('_', "");
+                let number: u128 = digits.parse().map_err(|_| Cause::NotANumber)?;
+                number.try_into().map_err(|_| Cause::OutOfRange { least: 0, most: <$type>::MAX as u64 })
+            }
+            fn number(&self) -> Option<u64> {
+                Some(*self as u64)
+            }
+        }
+    )+};
+}
+numbers!(u8, u16, u32, u64);
+
+/// A number of bytes; written plain (`65536`) or with a suffix (`64KiB`, `1MiB`, `2GiB`, or `K`, `M`, `G`; powers of 1024).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// As a number to index and allocate with.
+    pub const fn usize(self) -> usize {
+        self.0 as usize
+    }
+
+    /// As 32 bits; the options' rules keep sizes that travel as 32 bits below 4 GiB, others saturate.
+    pub const fn u32(self) -> u32 {
+        if self.0 > u32::MAX as u64 { u32::MAX } else { self.0 as u32 }
+    }
+}
+
+impl OptionValue for ByteSize {
+    const FORM: &'static str = "BYTES";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
+        let (digits, suffix) = text.split_at(digits_end);
+        let shift = match suffix.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kib" => 10,
+            "m" | "mib" => 20,
+            "g" | "gib" => 30,
+            _ => return Err(Cause::NotABytesSize),
+        };
+        let number: u128 = digits.replace('_', "").parse().map_err(|_| Cause::NotABytesSize)?;
+        let bytes = number.checked_mul(1 << shift).and_then(|bytes| u64::try_from(bytes).ok());
+        bytes.map(ByteSize).ok_or(Cause::OutOfRange { least: 0, most: u64::MAX })
+    }
+
+    fn number(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+/// A value, or the word `auto`: the engine chooses by what the host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto<T> {
+    /// The engine chooses.
+    Auto,
+    /// As given.
+    Given(T),
+}
+
+impl<T> Auto<T> {
+    /// The value, if one was given.
+    pub fn given(self) -> Option<T> {
+        match self {
+            Auto::Auto => None,
+            Auto::Given(value) => Some(value),
+        }
+    }
+
+    /// The value given, by reference.
+    pub const fn as_ref(&self) -> Auto<&T> {
+        match self {
+            Auto::Auto => Auto::Auto,
+            Auto::Given(value) => Auto::Given(value),
+        }
+    }
+}
+
+macro_rules! auto {
+    ($($type:ty => $form:literal),+) => {$(
+        impl OptionValue for Auto<$type> {
+            const FORM: &'static str = $form;
+            fn read(text: &str) -> Result<Self, Cause> {
+                if text == "auto" { Ok(Auto::Auto) } else { <$type>::read(text).map(Auto::Given) }
+            }
+            fn number(&self) -> Option<u64> {
+                match self {
+                    Auto::Auto => None,
+                    Auto::Given(value) => value.number(),
+                }
+            }
+        }
+    )+};
+}
+auto!(u8 => "N|auto", u32 => "N|auto", PathBuf => "PATH|auto");
+
+/// Where a socket listens: an address (port 0: any free one), or nowhere.
+impl OptionValue for Option<SocketAddr> {
+    const FORM: &'static str = "ADDRESS:PORT";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        if text == "off" {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| Cause::NotAnAddress)
+    }
+}
+
+impl OptionValue for PathBuf {
+    const FORM: &'static str = "PATH";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        plain(text).map(PathBuf::from)
+    }
+}
+
+/// A core request as written (`auto`, `0,2,4-7` or `reactor=0,realtime=1,…`); the topology's planner reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreSpec(pub String);
+
+impl OptionValue for CoreSpec {
+    const FORM: &'static str = "auto|LIST|ROLE=N,…";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        plain(text).map(|text| CoreSpec(text.to_owned()))
+    }
+}
+
+fn plain(text: &str) -> Result<&str, Cause> {
+    match text {
+        "" => Err(Cause::Empty),
+        text if text.contains(char::is_control) => Err(Cause::ControlCharacter),
+        text => Ok(text),
+    }
+}
+
+/// An enum whose variants are words on the command line.
+macro_rules! words {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),+ $(,)? } form $form:literal)+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_meta])* $variant),+ }
+
+        impl $name {
+            /// The word in flags and files.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
+
+        impl OptionValue for $name {
+            const FORM: &'static str = $form;
+            fn read(text: &str) -> Result<Self, Cause> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    _ => Err(Cause::NotOneOf(&[$($word),+])),
+                }
+            }
+        }
+    )+};
+}
+
+words! {
+    /// A switch.
+    OnOff {
+        /// Yes.
+        On = "on",
+        /// No.
+        Off = "off",
+    } form "on|off"
+
+    /// What a full tier does with an event.
+    Overflow {
+        /// The oldest of the producer's own lane goes to the dead letters.
+        DropOld = "drop-old",
+        /// The incoming one goes to the dead letters.
+        DropNew = "drop-new",
+        /// The connection waits; what can't wait is dropped.
+        BlockProducer = "block-producer",
+    } form "drop-old|drop-new|block-producer"
+
+    /// When a stored event survives a power cut.
+    Durability {
+        /// When the kernel writes it back.
+        None = "none",
+        /// After the next group commit.
+        Group = "group",
+        /// With its batch's write.
+        Always = "always",
+    } form "none|group|always"
+
+    /// What a runner without work does.
+    IdleStrategy {
+        /// Polls on: wakes in 60 ns, burns a core.
+        Spin = "spin",
+        /// Polls a little, then parks.
+        Adaptive = "adaptive",
+        /// Parks at once: wakes in 25 µs.
+        Park = "park",
+    } form "spin|adaptive|park"
+
+    /// Huge pages for the event pool.
+    HugePages {
+        /// Where they can be had.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+        /// Or no start.
+        Required = "required",
+    } form "auto|off|required"
+
+    /// How TRANSACTIONAL events are told to be the same.
+    Dedup {
+        /// By topic and body.
+        Content = "content",
+        /// Not at all.
+        Off = "off",
+    } form "content|off"
+}
+
+impl OnOff {
+    /// Whether it is on.
+    pub const fn is_on(self) -> bool {
+        matches!(self, OnOff::On)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_sizes_take_suffixes_of_powers_of_1024() {
+        for (text, bytes) in
+            [("65536", 65536), ("64KiB", 65536), ("64k", 65536), ("1MiB", 1 << 20), ("2GiB", 2 << 30), ("1_000", 1000)]
+        {
+            assert_eq!(ByteSize::read(text), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "KiB", "1.5MiB", "64 KB", "-1", "0x10"] {
+            assert_eq!(ByteSize::read(text), Err(Cause::NotABytesSize), "{text}");
+        }
+        assert_eq!(ByteSize::read("99999999999999GiB"), Err(Cause::OutOfRange { least: 0, most: u64::MAX }));
+    }
+
+    #[test]
+    fn a_number_too_large_is_told_from_what_is_no_number() {
+        assert_eq!(u8::read("256"), Err(Cause::OutOfRange { least: 0, most: 255 }));
+        assert_eq!(u8::read("-1"), Err(Cause::NotANumber));
+        assert_eq!(u8::read("ten"), Err(Cause::NotANumber));
+        assert_eq!(u32::read("10_000"), Ok(10_000));
+    }
+
+    #[test]
+    fn rules_name_the_bound_that_is_broken() {
+        assert_eq!(read_ruled::<u32>("3", Rule::PowerOfTwo(2, 8)), Err(Cause::NotPowerOfTwo));
+        assert_eq!(read_ruled::<u32>("16", Rule::PowerOfTwo(2, 8)), Err(Cause::OutOfRange { least: 2, most: 8 }));
+        assert_eq!(read_ruled::<u32>("0", Rule::Between(1, 8)), Err(Cause::OutOfRange { least: 1, most: 8 }));
+        assert_eq!(read_ruled::<u32>(" 8 ", Rule::PowerOfTwo(2, 8)), Ok(8));
+        assert_eq!(read_ruled::<Auto<u32>>("auto", Rule::Between(1, 8)), Ok(Auto::Auto), "no number, no bound");
+    }
+
+    #[test]
+    fn words_refuse_with_the_whole_list() {
+        assert_eq!(Overflow::read("drop-old"), Ok(Overflow::DropOld));
+        assert_eq!(Overflow::read("Drop"), Err(Cause::NotOneOf(&["drop-old", "drop-new", "block-producer"])));
+    }
+
+    #[test]
+    fn addresses_are_numbers_with_a_port_or_off() {
+        assert_eq!(Option::<SocketAddr>::read("off"), Ok(None));
+        assert!(Option::<SocketAddr>::read("[::1]:0").is_ok());
+        assert_eq!(Option::<SocketAddr>::read("localhost:9000"), Err(Cause::NotAnAddress));
+        assert_eq!(Option::<SocketAddr>::read("127.0.0.1"), Err(Cause::NotAnAddress));
+    }
+}

@@ -1,0 +1,601 @@
+//! TCP: receive chunks, frames out of them, and connections that must wait.
+//!
+//! ```text
+//! kernel ── chunk ──► frames ──► slots ──► tier lanes          chunk goes straight back on offer
+//!                       │ no room, no slot
+//!                       ▼
+//!            parking memory ── line of the tier ── called up when there is room ──► frames …
+//! ```
+//!
+//! - **The bytes on offer are the budget of a turn**: a turn's completions can't bring more than all chunks that were on offer. Pressed
+//!   ([`Tcp::offer_chunks`]), fewer are offered; an idle reactor always has all of them on offer.
+//! - **Order**: of one connection, the pending event goes first, then the partial frame, then parked bytes, then new chunks.
+//! - **Waiting**: a short wait leaves the receive armed. What comes meanwhile is parked too; from [`PARKED_SEGMENTS_MAX`] segments on
+//!   the receive is cancelled, and TCP stops the sender. So a connection parks at most that and what was on offer.
+
+use std::sync::Arc;
+
+use super::accept::Accepted;
+use super::connection::{ConnectionTable, Receive, Stage};
+use super::counters::{CloseReason, IngestCounters, Transport};
+use super::deadlines::Deadlines;
+use super::intake::{Intake, Origin, Stop};
+use super::parking::{ChunkAfter, ParkingLot};
+use super::waiting::{Line, Lines};
+use super::{ReactorOptions, kind};
+use crate::agent::Context;
+use crate::pool::{PoolOwner, Slot, SlotClass, SlotUse, Source};
+use crate::sys::clock::Nanos;
+use crate::sys::io::{Completion, Errno, GroupId, Ring, Token};
+use crate::wire::{FrameRefusal, Tier};
+
+/// Parked segments of one connection from which on its receive is cancelled: one for the rest of the chunk that it began to
+/// wait in, one for what was under way.
+pub(super) const PARKED_SEGMENTS_MAX: u32 = 2;
+
+/// How far a connection's bytes could be taken.
+enum Fed {
+    /// All of them.
+    All,
+    /// The connection must wait; so many bytes were taken before.
+    Wait { line: Line, consumed: usize },
+    /// It can't be trusted any more.
+    Refused(FrameRefusal),
+}
+
+/// All connections of a reactor.
+pub(super) struct Tcp {
+    pub(super) table: ConnectionTable,
+    pub(super) lines: Lines,
+    pub(super) deadlines: Deadlines,
+    parking: ParkingLot,
+    counters: Arc<IngestCounters>,
+    chunks_offered_max: usize,
+    /// Chunks to offer just now.
+    chunk_target: usize,
+    byte_cap: u32,
+    frame_deadline: Nanos,
+    idle_deadline: Nanos,
+    connection_number: u32,
+    /// Tells cancel operations apart.
+    cancel_number: u32,
+    cancels_in_flight: u32,
+    /// Events that wait in connections: received, in no lane yet.
+    pub(super) pending_events: u64,
+    /// When bytes or connections last came.
+    pub(super) active_at: Nanos,
+}
+
+impl Tcp {
+    pub(super) fn new(options: &ReactorOptions, pool: &PoolOwner, counters: Arc<IngestCounters>) -> Self {
+        Self {
+            table: ConnectionTable::new(options.connections_max),
+            lines: Lines::new(),
+            deadlines: Deadlines::new(options.connections_max),
+            parking: ParkingLot::new(pool),
+            counters,
+            chunks_offered_max: usize::from(options.tcp_chunks_offered),
+            chunk_target: usize::from(options.tcp_chunks_offered),
+            byte_cap: options.tcp_byte_cap,
+            frame_deadline: options.frame_deadline,
+            idle_deadline: options.idle_deadline,
+            connection_number: 0,
+            cancel_number: 0,
+            cancels_in_flight: 0,
+            pending_events: 0,
+            active_at: Nanos(0),
+        }
+    }
+
+    /// Opens the chunk group and puts all chunks on offer.
+    pub(super) fn start<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        intake.pool.open_group(GroupId::Tcp, self.chunks_offered_max as u16);
+        self.top_up(intake, ctx);
+        // Never wait for chunks that the pool has not got.
+        self.chunks_offered_max = intake.pool.lent_count(GroupId::Tcp);
+        self.chunk_target = self.chunks_offered_max;
+    }
+
+    // -- chunks --
+
+    /// Decides how many chunks are on offer and offers them. Calm: all. REALTIME events wait to be processed: half, so that what
+    /// comes next is not behind a full budget of others. A bulk tier is beyond half of its high-water mark: one, which keeps
+    /// REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
+    pub(super) fn offer_chunks<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        let full = self.chunks_offered_max;
+        self.chunk_target = if !intake.may_resume(Tier::Transactional) || !intake.may_resume(Tier::Batch) {
+            full.min(1)
+        } else if intake.depth(Tier::Realtime) > 0 {
+            full.div_ceil(2)
+        } else {
+            full
+        };
+        self.top_up(intake, ctx);
+        self.arm_starved(intake, ctx);
+    }
+
+    fn top_up<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        while intake.pool.lent_count(GroupId::Tcp) < self.chunk_target {
+            let Some(chunk) = intake.pool.acquire(SlotClass::Chunk, SlotUse::Kernel) else { return };
+            self.hand_back(chunk, intake, ctx);
+        }
+    }
+
+    /// Puts a processed chunk on offer again, or into the pool when fewer are wanted just now.
+    pub(super) fn hand_back<R: Ring>(&mut self, chunk: Slot, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        if intake.pool.lent_count(GroupId::Tcp) >= self.chunk_target {
+            return intake.pool.give_back(chunk);
+        }
+        match intake.pool.lend(chunk, GroupId::Tcp, 0) {
+            Ok(buffer) => ctx.ring.provide(buffer),
+            Err(chunk) => intake.pool.give_back(chunk),
+        }
+    }
+
+    /// Whether fewer chunks are on offer than an idle reactor has.
+    pub(super) fn is_short_of_chunks(&self, intake: &Intake) -> bool {
+        intake.pool.lent_count(GroupId::Tcp) < self.chunks_offered_max
+    }
+
+    /// Arms starved receives, once half of the chunks are on offer: at most one per chunk, so that they don't starve each other at
+    /// once.
+    fn arm_starved<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        if self.lines.is_empty(Line::CHUNKS) {
+            return;
+        }
+        let on_offer = intake.pool.lent_count(GroupId::Tcp);
+        if on_offer == 0 || on_offer < self.chunk_target.div_ceil(2) {
+            return;
+        }
+        for _ in 0..on_offer {
+            let Some(slot) = self.lines.pop_front(&mut self.table, Line::CHUNKS) else { return };
+            self.end_wait(slot, ctx.now);
+            self.counters.rearmed.add(1);
+            self.arm(slot, ctx);
+        }
+    }
+
+    // -- the life of a connection --
+
+    /// Adopts an accepted descriptor. False: the table is full.
+    pub(super) fn adopt<R: Ring>(&mut self, accepted: &Accepted, ctx: &mut Context<'_, R>) -> bool {
+        // 0 means "no connection" in event headers.
+        let number = self.connection_number.wrapping_add(1).max(1);
+        let Some(slot) = self.table.open(accepted.fd, number, ctx.now) else { return false };
+        self.connection_number = number;
+        self.active_at = ctx.now;
+        self.counters.accepted.add(1);
+        self.counters.connections_open.set(self.table.len() as u64);
+        self.plan_deadlines(slot);
+        self.arm(slot, ctx);
+        true
+    }
+
+    fn arm<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
+        let connection = self.table.get_mut(slot);
+        debug_assert_eq!((connection.stage, connection.receive), (Stage::Open, Receive::Idle));
+        connection.receive = Receive::Armed;
+        let (fd, generation) = (connection.fd, connection.generation);
+        ctx.ring.recv_multishot(ctx.token(kind::RECEIVE, generation, slot), fd, GroupId::Tcp, self.byte_cap);
+    }
+
+    fn cancel<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
+        let connection = self.table.get_mut(slot);
+        connection.receive = Receive::Cancelled;
+        let target = ctx.token(kind::RECEIVE, connection.generation, slot);
+        self.cancel_number = self.cancel_number.wrapping_add(1);
+        self.cancels_in_flight += 1;
+        ctx.ring.cancel(ctx.token(kind::CANCEL, 0, self.cancel_number), target);
+    }
+
+    /// A cancel has done what it could.
+    pub(super) fn cancelled(&mut self) {
+        self.cancels_in_flight -= 1;
+    }
+
+    /// The stream has come to its end, by the peer's will or by ours. What was delivered up to the receive's final completion
+    /// is still taken; then the connection is closed.
+    pub(super) fn end<R: Ring>(&mut self, slot: u32, reason: CloseReason, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        let connection = self.table.get_mut(slot);
+        if connection.ended.is_some() || connection.stage != Stage::Open {
+            return;
+        }
+        connection.ended = Some(reason);
+        if connection.receive != Receive::Idle {
+            ctx.ring.shutdown(connection.fd);
+        }
+        self.deadlines.clear(slot);
+        self.settle(slot, intake, ctx);
+    }
+
+    /// After anything that happened to a connection: arms its receive again, or closes it, if nothing stands against it.
+    fn settle<R: Ring>(&mut self, slot: u32, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        let connection = self.table.get(slot);
+        if connection.receive != Receive::Idle || connection.is_held_up() {
+            return;
+        }
+        match (connection.stage, connection.ended) {
+            (Stage::Open, Some(reason)) => self.close(slot, reason, intake, ctx),
+            (Stage::Refused, _) => self.close(slot, CloseReason::Refused, intake, ctx),
+            // In line for chunks already.
+            (Stage::Open, None) if connection.line.is_some() => {}
+            // Others starve: it may not overtake them.
+            (Stage::Open, None) if !self.lines.is_empty(Line::CHUNKS) => self.begin_wait(slot, Line::CHUNKS, ctx.now),
+            (Stage::Open, None) => {
+                self.counters.rearmed.add(1);
+                self.arm(slot, ctx);
+            }
+            (Stage::Free | Stage::Closing, _) => {}
+        }
+    }
+
+    /// Closes a connection that has no receive in flight and nothing left to take.
+    fn close<R: Ring>(&mut self, slot: u32, reason: CloseReason, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        self.lines.leave(&mut self.table, slot);
+        self.deadlines.clear(slot);
+        let connection = self.table.get_mut(slot);
+        let was_cut = connection.partial.discard(&mut intake.pool);
+        if was_cut && !matches!(reason, CloseReason::Refused | CloseReason::SlowFrame) {
+            self.counters.partial_frame.add(1);
+        }
+        self.counters.closed[reason.index()].add(1);
+        connection.stage = Stage::Closing;
+        let (fd, generation) = (connection.fd, connection.generation);
+        ctx.ring.shutdown(fd);
+        ctx.ring.close(ctx.token(kind::CLOSE, generation, slot), fd);
+    }
+
+    /// The descriptor is closed: the place is free.
+    pub(super) fn closed(&mut self, token: Token) {
+        if !self.table.is_current(token.slot(), token.generation()) {
+            return self.counters.late_completions.add(1);
+        }
+        self.table.free(token.slot());
+        self.counters.connections_open.set(self.table.len() as u64);
+    }
+
+    /// Refuses the connection's bytes from here on.
+    fn refuse<R: Ring>(&mut self, slot: u32, refusal: FrameRefusal, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        self.counters.refused[Transport::Tcp as usize][refusal.index()].add(1);
+        self.deadlines.clear(slot);
+        let connection = self.table.get_mut(slot);
+        connection.stage = Stage::Refused;
+        connection.partial.discard(&mut intake.pool);
+        if connection.receive != Receive::Idle {
+            ctx.ring.shutdown(connection.fd);
+        }
+        while let Some((parked, _)) = self.parking.take_first(&mut self.table.get_mut(slot).parked) {
+            self.free_segment(parked, intake, ctx);
+        }
+    }
+
+    fn free_segment<R: Ring>(&mut self, parked: Slot, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        match parked.class() {
+            SlotClass::Parking => intake.pool.give_back(parked),
+            _ => self.hand_back(parked, intake, ctx),
+        }
+    }
+
+    /// Ends every connection for the drain.
+    pub(super) fn end_all<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        for slot in 0..self.table.reach() {
+            self.end(slot, CloseReason::Drained, intake, ctx);
+        }
+    }
+
+    /// Whether there is no connection and no operation left.
+    pub(super) fn is_over(&self) -> bool {
+        self.table.len() == 0 && self.cancels_in_flight == 0
+    }
+
+    // -- bytes --
+
+    /// A receive completed.
+    pub(super) fn received<R: Ring>(&mut self, mut completion: Completion, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        let chunk = completion.buffer.take().map(|buffer| intake.pool.take_back(buffer));
+        let (slot, generation) = (completion.token.slot(), completion.token.generation());
+        if !self.table.is_current(slot, generation) {
+            self.counters.late_completions.add(1);
+            return self.drop_chunk(chunk, intake, ctx);
+        }
+        if !completion.more {
+            self.table.get_mut(slot).receive = Receive::Idle;
+        }
+        match (completion.result, chunk) {
+            (Ok(bytes), Some(chunk)) if bytes > 0 => self.take_chunk(slot, chunk, bytes as usize, intake, ctx),
+            (_, chunk) => self.drop_chunk(chunk, intake, ctx),
+        }
+        if completion.more {
+            return;
+        }
+        match completion.result {
+            Ok(0) => self.end(slot, CloseReason::Peer, intake, ctx),
+            Err(Errno(libc::ENOBUFS)) => self.starve(slot, ctx.now),
+            // A cancel, or a signal: nothing is wrong with the connection.
+            Ok(_) | Err(Errno(libc::ECANCELED | libc::EINTR | libc::EAGAIN)) => {}
+            Err(_) => self.end(slot, CloseReason::Reset, intake, ctx),
+        }
+        self.settle(slot, intake, ctx);
+    }
+
+    fn drop_chunk<R: Ring>(&mut self, chunk: Option<Slot>, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        if let Some(chunk) = chunk {
+            self.hand_back(chunk, intake, ctx);
+        }
+    }
+
+    fn starve(&mut self, slot: u32, now: Nanos) {
+        self.counters.starved.add(1);
+        let connection = self.table.get(slot);
+        // One that is held up or has ended doesn't need chunks now.
+        if connection.stage == Stage::Open && connection.line.is_none() && connection.ended.is_none() {
+            self.begin_wait(slot, Line::CHUNKS, now);
+        }
+    }
+
+    fn take_chunk<R: Ring>(&mut self, slot: u32, chunk: Slot, len: usize, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        self.counters.received_bytes[Transport::Tcp as usize].add(len as u64);
+        self.active_at = ctx.now;
+        let connection = self.table.get_mut(slot);
+        connection.read_at = ctx.now;
+        if connection.stage != Stage::Open {
+            return self.hand_back(chunk, intake, ctx);
+        }
+        if connection.is_held_up() {
+            self.park(slot, chunk, 0..len, intake, ctx);
+            let connection = self.table.get(slot);
+            if connection.receive == Receive::Armed && connection.parked.segments() >= PARKED_SEGMENTS_MAX {
+                self.cancel(slot, ctx);
+            }
+            return;
+        }
+        let shared = Arc::clone(&intake.shared);
+        match self.feed(slot, &PoolOwner::bytes(&shared, &chunk)[..len], intake, ctx) {
+            Fed::All => self.hand_back(chunk, intake, ctx),
+            Fed::Wait { line, consumed } => {
+                self.count_wait(line);
+                self.begin_wait(slot, line, ctx.now);
+                intake.set_line(line, true);
+                self.park(slot, chunk, consumed..len, intake, ctx);
+            }
+            Fed::Refused(refusal) => {
+                self.refuse(slot, refusal, intake, ctx);
+                self.hand_back(chunk, intake, ctx);
+            }
+        }
+        intake.publish();
+    }
+
+    /// Takes a connection's bytes, in order: what is pending, the partial frame, whole frames, the beginning of the next one.
+    fn feed<R: Ring>(&mut self, slot: u32, bytes: &[u8], intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
+        let connection = self.table.get_mut(slot);
+        if let Some((event, tier)) = connection.pending.take() {
+            if let Err(event) = intake.send(event, tier) {
+                connection.pending = Some((event, tier));
+                return Fed::Wait { line: Line::lane(tier), consumed: 0 };
+            }
+            self.pending_events -= 1;
+        }
+        let origin = Origin { source: Source::Tcp, connection: connection.number, at: ctx.now, wall: ctx.wall };
+        let mut consumed = 0;
+        if connection.partial.is_open() {
+            let filled = connection.partial.fill(bytes, intake, &origin);
+            consumed = filled.consumed;
+            if let Some(stop) = filled.stop {
+                return self.stopped(slot, stop, consumed);
+            }
+        }
+        let taken = intake.take_frames(&bytes[consumed..], &origin);
+        consumed += taken.consumed;
+        let rest = &bytes[consumed..];
+        if !matches!(taken.stop, Stop::Incomplete) || rest.is_empty() {
+            return self.stopped(slot, taken.stop, consumed);
+        }
+        let connection = self.table.get_mut(slot);
+        connection.partial.since = ctx.now;
+        let filled = connection.partial.fill(rest, intake, &origin);
+        if connection.ended.is_none() {
+            self.deadlines.no_later_than(slot, ctx.now + self.frame_deadline);
+        }
+        let stop = filled.stop.unwrap_or(Stop::Incomplete);
+        self.stopped(slot, stop, consumed + filled.consumed)
+    }
+
+    fn stopped(&mut self, slot: u32, stop: Stop, consumed: usize) -> Fed {
+        match stop {
+            Stop::Incomplete => Fed::All,
+            Stop::Wait(line) => Fed::Wait { line, consumed },
+            Stop::Refused(refusal) => Fed::Refused(refusal),
+            Stop::Pending(event, tier) => {
+                self.pending_events += 1;
+                self.table.get_mut(slot).pending = Some((event, tier));
+                Fed::Wait { line: Line::lane(tier), consumed }
+            }
+        }
+    }
+
+    // -- waiting --
+
+    fn count_wait(&self, line: Line) {
+        match line.lane_of() {
+            Some(tier) => self.counters.waits[tier.index()].add(1),
+            None => self.counters.slot_waits.add(1),
+        }
+    }
+
+    fn begin_wait(&mut self, slot: u32, line: Line, now: Nanos) {
+        self.table.get_mut(slot).waits_since = now;
+        self.lines.push_back(&mut self.table, line, slot);
+        if line != Line::CHUNKS {
+            self.deadlines.clear(slot);
+        }
+    }
+
+    /// The wait is over: deadlines go on where they stood.
+    fn end_wait(&mut self, slot: u32, now: Nanos) {
+        let connection = self.table.get_mut(slot);
+        let stood = now.since(connection.waits_since);
+        connection.read_at = connection.read_at + stood;
+        connection.partial.since = connection.partial.since + stood;
+        self.plan_deadlines(slot);
+    }
+
+    fn park<R: Ring>(
+        &mut self,
+        slot: u32,
+        chunk: Slot,
+        range: std::ops::Range<usize>,
+        intake: &mut Intake,
+        ctx: &mut Context<'_, R>,
+    ) {
+        if range.is_empty() {
+            return self.hand_back(chunk, intake, ctx);
+        }
+        let bytes = range.len() as u64;
+        match self.parking.park(&mut self.table.get_mut(slot).parked, &mut intake.pool, chunk, range) {
+            ChunkAfter::Free(chunk) => {
+                self.counters.parked_bytes.add(bytes);
+                self.hand_back(chunk, intake, ctx);
+            }
+            ChunkAfter::Pinned => self.counters.pinned_chunks.add(1),
+        }
+    }
+
+    /// Calls up those who wait, line by line, until `budget_bytes` of parked bytes are taken or nothing moves.
+    pub(super) fn resume_waiting<R: Ring>(&mut self, budget_bytes: usize, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        let mut left = budget_bytes;
+        for line in Line::SERVED {
+            if !self.lines.is_empty(line) && line.lane_of().is_none_or(|tier| intake.may_resume(tier)) {
+                self.resume_line(line, &mut left, intake, ctx);
+            }
+        }
+    }
+
+    fn resume_line<R: Ring>(&mut self, line: Line, left: &mut usize, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        intake.set_line(line, false);
+        for _ in 0..self.lines.len(line) {
+            if *left == 0 {
+                break;
+            }
+            let Some(slot) = self.lines.pop_front(&mut self.table, line) else { break };
+            self.end_wait(slot, ctx.now);
+            let before = (*left, intake.events_done, self.pending_events);
+            let Some(next) = self.resume(slot, left, intake, ctx) else {
+                self.settle(slot, intake, ctx);
+                continue;
+            };
+            let moved = before != (*left, intake.events_done, self.pending_events);
+            if next == line && !moved {
+                // Still the first, and nothing for those behind it either.
+                self.table.get_mut(slot).waits_since = ctx.now;
+                self.lines.push_front(&mut self.table, line, slot);
+                self.deadlines.clear(slot);
+                break;
+            }
+            self.count_wait(next);
+            self.begin_wait(slot, next, ctx.now);
+            if next != line {
+                intake.set_line(next, true);
+            }
+        }
+        intake.set_line(line, !self.lines.is_empty(line));
+        intake.publish();
+    }
+
+    /// Takes a connection's parked bytes. The line it must wait in again, if it must.
+    fn resume<R: Ring>(&mut self, slot: u32, left: &mut usize, intake: &mut Intake, ctx: &mut Context<'_, R>) -> Option<Line> {
+        loop {
+            let Some((parked, range)) = self.parking.take_first(&mut self.table.get_mut(slot).parked) else {
+                // What waits without a byte behind it: a pending event, a frame that is whole in its slot.
+                return match self.feed(slot, &[], intake, ctx) {
+                    Fed::All => None,
+                    Fed::Wait { line, .. } => Some(line),
+                    Fed::Refused(refusal) => {
+                        self.refuse(slot, refusal, intake, ctx);
+                        None
+                    }
+                };
+            };
+            let shared = Arc::clone(&intake.shared);
+            match self.feed(slot, &PoolOwner::bytes(&shared, &parked)[range.clone()], intake, ctx) {
+                Fed::All => {
+                    *left = left.saturating_sub(range.len());
+                    self.free_segment(parked, intake, ctx);
+                }
+                Fed::Wait { line, consumed } => {
+                    *left = left.saturating_sub(consumed);
+                    self.put_back(slot, parked, range.start + consumed..range.end, intake, ctx);
+                    return Some(line);
+                }
+                Fed::Refused(refusal) => {
+                    self.free_segment(parked, intake, ctx);
+                    self.refuse(slot, refusal, intake, ctx);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn put_back<R: Ring>(
+        &mut self,
+        slot: u32,
+        parked: Slot,
+        range: std::ops::Range<usize>,
+        intake: &mut Intake,
+        ctx: &mut Context<'_, R>,
+    ) {
+        if range.is_empty() {
+            return self.free_segment(parked, intake, ctx);
+        }
+        self.parking.put_first(&mut self.table.get_mut(slot).parked, parked, range);
+    }
+
+    // -- deadlines --
+
+    /// Notes when to look at this connection's deadlines.
+    fn plan_deadlines(&mut self, slot: u32) {
+        let connection = self.table.get(slot);
+        if connection.stage != Stage::Open || connection.ended.is_some() {
+            return;
+        }
+        if connection.partial.is_open() {
+            self.deadlines.no_later_than(slot, connection.partial.since + self.frame_deadline);
+        }
+        if self.idle_deadline != Nanos(0) {
+            self.deadlines.no_later_than(slot, connection.read_at + self.idle_deadline);
+        }
+    }
+
+    /// Ends connections whose deadline has passed.
+    pub(super) fn sweep<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        if !self.deadlines.begin_sweep(ctx.now) {
+            return;
+        }
+        let reach = self.table.reach();
+        let mut from = 0;
+        while let Some(slot) = self.deadlines.next_due(from, reach) {
+            from = slot + 1;
+            self.look_at_deadlines(slot, intake, ctx);
+        }
+        self.deadlines.end_sweep(reach);
+    }
+
+    fn look_at_deadlines<R: Ring>(&mut self, slot: u32, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        let connection = self.table.get(slot);
+        // In line for chunks it is we who don't read: time stands still. Unless no chunk is on offer at all: then waiting connections
+        // hold them, perhaps for a slot that this one's partial frame occupies, and the deadline is what unties that knot.
+        let may_be_knot = connection.partial.is_open() && intake.pool.lent_count(GroupId::Tcp) == 0;
+        let stands_still = connection.line == Some(Line::CHUNKS);
+        if stands_still && !may_be_knot {
+            return self.deadlines.no_later_than(slot, ctx.now + super::deadlines::SWEEP_INTERVAL);
+        }
+        if connection.partial.is_open() && ctx.now >= connection.partial.since + self.frame_deadline {
+            self.counters.slow_frame.add(1);
+            return self.end(slot, CloseReason::SlowFrame, intake, ctx);
+        }
+        if self.idle_deadline != Nanos(0) && !stands_still && ctx.now >= connection.read_at + self.idle_deadline {
+            return self.end(slot, CloseReason::Idle, intake, ctx);
+        }
+        self.plan_deadlines(slot);
+    }
+}

@@ -1,0 +1,100 @@
+//! What the processors count beside the ledger. Each part has one writer thread (L1) and cache lines of its own.
+
+use crossbeam_utils::CachePadded;
+
+use crate::metrics::ledger::Counter;
+use crate::metrics::{Kind, Measured, Sample};
+use crate::wire::Tier;
+
+/// Written by the realtime processor.
+#[derive(Debug, Default)]
+pub struct RealtimeCounters {
+    /// Events handled and passed on.
+    pub processed: Counter,
+    /// Events that were late already when they were taken from their lane.
+    pub sla_misses_queue: Counter,
+    /// Events taken in time, but handled late.
+    pub sla_misses_process: Counter,
+}
+
+/// Written by the transactional processor.
+#[derive(Debug, Default)]
+pub struct TransactionalCounters {
+    /// Events handled and passed on.
+    pub processed: Counter,
+    /// Events asked about.
+    pub dedup_lookups: Counter,
+    /// Duplicates found.
+    pub dedup_hits: Counter,
+    /// Keys still within their window that made room for others.
+    pub dedup_evictions: Counter,
+    /// Of these, keys of events still being processed.
+    pub dedup_pending_evictions: Counter,
+    /// Tries after the first.
+    pub retries: Counter,
+    /// Events waiting for their next try (a gauge).
+    pub retries_waiting: Counter,
+}
+
+/// Written by the batch processor.
+#[derive(Debug, Default)]
+pub struct BatchCounters {
+    /// Events counted into windows and passed on.
+    pub processed: Counter,
+    /// Events without a statistics row: too many topics in the window, or too long ones.
+    pub topic_limit: Counter,
+    /// Windows (of one topic each) closed.
+    pub windows_closed: Counter,
+    /// Closings put off because the writer still had the window before.
+    pub windows_extended: Counter,
+}
+
+/// Written by the thread that writes windows.
+#[derive(Debug, Default)]
+pub struct WindowLogCounters {
+    /// Lines written.
+    pub written: Counter,
+    /// Lines lost to a refused write.
+    pub lost: Counter,
+}
+
+/// Everything that the processors of a node count.
+#[derive(Debug, Default)]
+pub struct ProcessCounters {
+    /// See [`RealtimeCounters`].
+    pub realtime: CachePadded<RealtimeCounters>,
+    /// See [`TransactionalCounters`].
+    pub transactional: CachePadded<TransactionalCounters>,
+    /// See [`BatchCounters`].
+    pub batch: CachePadded<BatchCounters>,
+    /// See [`WindowLogCounters`].
+    pub window_log: CachePadded<WindowLogCounters>,
+}
+
+impl Measured for ProcessCounters {
+    fn measure(&self, sink: &mut dyn FnMut(Sample<'_>)) {
+        let (realtime, trans, batch) = (&self.realtime, &self.transactional, &self.batch);
+        let mut labelled = |name, help, label: (&'static str, &str), counter: &Counter| {
+            sink(Sample { name, help, kind: Kind::Counter, labels: &[label], value: counter.get() });
+        };
+        for (tier, counter) in Tier::ALL.into_iter().zip([&realtime.processed, &trans.processed, &batch.processed]) {
+            labelled("events_processed", "Events whose handler is done", ("tier", tier.metric_name()), counter);
+        }
+        let help = "REALTIME events handled later than their deadline, by the stage that was late";
+        labelled("sla_misses", help, ("stage", "queue"), &realtime.sla_misses_queue);
+        labelled("sla_misses", help, ("stage", "process"), &realtime.sla_misses_process);
+        let mut plain =
+            |name, help, kind, counter: &Counter| sink(Sample { name, help, kind, labels: &[], value: counter.get() });
+        plain("dedup_lookups", "Events looked up in the table of seen keys", Kind::Counter, &trans.dedup_lookups);
+        plain("dedup_hits", "Duplicates found", Kind::Counter, &trans.dedup_hits);
+        plain("dedup_evictions", "Keys that left the table before their window ended", Kind::Counter, &trans.dedup_evictions);
+        plain("dedup_pending_evictions", "Evicted keys of unfinished events", Kind::Counter, &trans.dedup_pending_evictions);
+        plain("retries", "Tries of a handler after the first", Kind::Counter, &trans.retries);
+        plain("retries_waiting", "Events waiting for their next try", Kind::Gauge, &trans.retries_waiting);
+        plain("topic_limit", "Events without a statistics row", Kind::Counter, &batch.topic_limit);
+        plain("windows_closed", "Windows closed, one per topic", Kind::Counter, &batch.windows_closed);
+        plain("windows_extended", "Closings put off by a slow writer", Kind::Counter, &batch.windows_extended);
+        plain("windows_written", "Lines of the windows file written", Kind::Counter, &self.window_log.written);
+        plain("windows_lost", "Lines of the windows file lost to a refused write", Kind::Counter, &self.window_log.lost);
+    }
+}

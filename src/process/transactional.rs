@@ -1,0 +1,387 @@
+//! The TRANSACTIONAL processor: each event once, with a handler that may fail and is asked again.
+//!
+//! ```text
+//! lanes ──► batch ──► key ──► seen before? ── yes ──► duplicate
+//!                                  │ no
+//!              retries, when due ──┴──► handler ──► ok ──► inlet, key handed over
+//!                    ▲                    ├──► failed, tries left ──► copy ──► back-off ──┐
+//!                    │                    ├──► failed for the last time ──► dead letter   │
+//!                    └────────────────────┼───────────────────────────────────────────────┘
+//!                                         └──► panicked ──► dead letter
+//! ```
+//!
+//! Invariants, beside those of [`super`]:
+//! - **T1** A healthy event never waits for a failing one: retries live in a queue and a memory of their own, and at most
+//!   [`RETRIES_PER_POLL`] of them are tried before the next batch.
+//! - **T2** A key leaves `pending` exactly when its event leaves this agent: handed over with its push index, or forgotten when the
+//!   event is lost, so that a sender who repeats it is heard.
+//! - **T3** A draining agent does not wait for back-offs: what waits is tried at once, with the tries it has left, and
+//!   then dead-lettered. So a drain ends after at most `max_retries` more calls per waiting event.
+//! - **T4** With an offloaded handler events may overtake each other only by failing.
+//!
+//! Without a handler every event that is no duplicate is in good order.
+
+use std::sync::Arc;
+
+use crate::agent::{Agent, Context, Holding, Work};
+use crate::metrics::Measured;
+use crate::metrics::latency::LatencyShared;
+use crate::metrics::ledger::DropReason;
+use crate::pool::{Event, EventView, PoolOwner, SharedPool};
+use crate::process::dedup::{Dedup, DedupKey, DedupOptions, Progress, Seen};
+use crate::process::guard::{Called, Guard, HandlerHealth};
+use crate::process::handled::HandledLatency;
+use crate::process::handler::{HandlerError, HandlerMode, TransactionalHandler};
+use crate::process::offload::{Offload, Verdict};
+use crate::process::outlet::Outlet;
+use crate::process::retry::{RetryOptions, RetryQueue};
+use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring, TierReceiver};
+use crate::sys::clock::{Clock, Nanos};
+use crate::sys::io::{Completion, Ring};
+
+/// Retries tried in one poll (T1).
+pub const RETRIES_PER_POLL: usize = 16;
+
+/// Events that may wait in the agent for a place in the inlet: a batch and the retries of a poll.
+const HOLD_EVENTS_MAX: usize = 2 * POLL_EVENTS_MAX;
+
+/// The numbers of the TRANSACTIONAL processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionalOptions {
+    /// `None`: duplicates are not looked for.
+    pub dedup: Option<DedupOptions>,
+    /// Tries and back-offs.
+    pub retry: RetryOptions,
+    /// What an inline handler may take per event, averaged over a batch. Default 10 µs.
+    pub handler_budget: Nanos,
+    /// Panics in a row that disable the handler, at least 1. Default 100.
+    pub handler_panics_max: u32,
+    /// Events with an offloaded handler at a time, a power of two. Default 1024.
+    pub offload_events_max: usize,
+}
+
+impl Default for TransactionalOptions {
+    fn default() -> Self {
+        Self {
+            dedup: Some(DedupOptions::default()),
+            retry: RetryOptions::default(),
+            handler_budget: Nanos::from_micros(10),
+            handler_panics_max: 100,
+            offload_events_max: 1024,
+        }
+    }
+}
+
+type TransactionGuard = Guard<dyn TransactionalHandler>;
+
+/// Who does the transaction.
+enum Worker {
+    Nobody,
+    Inline(TransactionGuard),
+    Offloaded(Offload),
+}
+
+/// The agent.
+pub struct Transactional {
+    options: TransactionalOptions,
+    receiver: TierReceiver,
+    pool: Arc<SharedPool>,
+    outlet: Outlet,
+    dedup: Option<Dedup>,
+    retries: RetryQueue,
+    worker: Worker,
+    can_be_woken: bool,
+    health: Option<Arc<HandlerHealth>>,
+    counters: Arc<ProcessCounters>,
+    latency: HandledLatency,
+    /// What follows is scratch of one poll, made at start and empty between polls.
+    batch: Vec<Event>,
+    keys: Vec<DedupKey>,
+    verdicts: Vec<Verdict>,
+    draining: bool,
+}
+
+impl Transactional {
+    /// Wires the processor; `retry_memory` is a partition of the wiring's pool, used by nobody else. Starts a
+    /// helper thread if the handler is offloaded.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn new(
+        options: TransactionalOptions,
+        handler: Option<Box<dyn TransactionalHandler>>,
+        retry_memory: PoolOwner,
+        wiring: ProcessorWiring,
+    ) -> std::io::Result<Self> {
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner } = wiring;
+        let can_be_woken = runner.is_some();
+        let mut health = None;
+        let worker = match handler {
+            None => Worker::Nobody,
+            Some(handler) => {
+                let mode = handler.mode();
+                let guard = Guard::new(handler.name(), handler, options.handler_panics_max);
+                health = Some(guard.health());
+                match mode {
+                    HandlerMode::Inline => Worker::Inline(guard),
+                    HandlerMode::Offloaded => {
+                        let mut guard = guard;
+                        let job = Box::new(move |event: &EventView<'_>| attempt(&mut guard, event));
+                        Worker::Offloaded(Offload::start("transactional", options.offload_events_max, &pool, runner, job)?)
+                    }
+                }
+            }
+        };
+        Ok(Self {
+            receiver,
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, HOLD_EVENTS_MAX),
+            pool,
+            dedup: options.dedup.as_ref().map(Dedup::new),
+            retries: RetryQueue::new(options.retry, retry_memory),
+            worker,
+            can_be_woken,
+            health,
+            counters,
+            latency: HandledLatency::new(),
+            batch: Vec::with_capacity(POLL_EVENTS_MAX),
+            keys: Vec::with_capacity(POLL_EVENTS_MAX),
+            verdicts: Vec::with_capacity(POLL_EVENTS_MAX),
+            draining: false,
+            options,
+        })
+    }
+
+    /// Latency from receive to handled, `latency_ns_trans`.
+    pub fn latency(&self) -> Arc<LatencyShared> {
+        self.latency.shared()
+    }
+
+    /// How its handler fares.
+    pub fn health(&self) -> Option<&Arc<HandlerHealth>> {
+        self.health.as_ref()
+    }
+
+    /// The handler's health, for the exporter.
+    pub fn measured(&self) -> Vec<Arc<dyn Measured>> {
+        self.health.iter().map(|health| health.clone() as Arc<dyn Measured>).collect()
+    }
+
+    fn offloaded(&self) -> usize {
+        if let Worker::Offloaded(offload) = &self.worker { offload.in_flight() } else { 0 }
+    }
+
+    /// Events that may be started now: with a helper its room, else what the outlet takes.
+    fn room(&self) -> usize {
+        if let Worker::Offloaded(offload) = &self.worker { offload.room() } else { self.outlet.room() }
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { delivered: self.outlet.delivered(), committed: self.outlet.committed() }
+    }
+
+    /// Takes what the helper is done with.
+    fn collect(&mut self) -> u32 {
+        let mut done = 0;
+        while (done as usize) < POLL_EVENTS_MAX && self.outlet.room() > 0 {
+            let Worker::Offloaded(offload) = &mut self.worker else { break };
+            let Some(finished) = offload.collect() else { break };
+            self.settle(finished.event, finished.verdict, finished.handled_at);
+            done += 1;
+        }
+        done
+    }
+
+    /// Fills the batch with retries that are due (T1, T3).
+    fn take_due(&mut self, now: Nanos) {
+        let max = RETRIES_PER_POLL.min(self.room());
+        while self.batch.len() < max {
+            let Some(event) = self.retries.pop_due(now, self.draining) else { break };
+            self.batch.push(event);
+        }
+        self.counters.transactional.retries.add(self.batch.len() as u64);
+    }
+
+    /// Fills the batch with new events, and takes the duplicates out of it. Returns how many were taken.
+    fn take_new(&mut self) -> u32 {
+        let max = POLL_EVENTS_MAX.min(self.room());
+        let taken = if max == 0 { 0 } else { self.receiver.pop_batch(&mut self.batch, max) };
+        if taken > 0 {
+            self.batch.iter().for_each(|event| self.pool.prefetch(event));
+            self.drop_duplicates();
+        }
+        taken as u32
+    }
+
+    /// Three passes over the batch, so that the memory of one event is fetched while another's is worked on.
+    fn drop_duplicates(&mut self) {
+        let progress = self.progress();
+        let Some(dedup) = &mut self.dedup else { return };
+        self.keys.extend(self.batch.iter().map(|event| dedup.key(&self.pool, event)));
+        self.keys.iter().for_each(|key| dedup.prefetch(*key));
+        let counters = &self.counters.transactional;
+        counters.dedup_lookups.add(self.keys.len() as u64);
+        let mut kept = 0;
+        for place in 0..self.batch.len() {
+            if dedup.admit(self.keys[place], progress) == Seen::New {
+                // Stable: the kept ones move to the front, duplicates gather behind them.
+                self.batch.swap(kept, place);
+                kept += 1;
+            }
+        }
+        counters.dedup_hits.add((self.batch.len() - kept) as u64);
+        self.batch.drain(kept..).for_each(|event| self.outlet.duplicate(event));
+        let (evictions, pending) = dedup.evictions();
+        counters.dedup_evictions.set(evictions);
+        counters.dedup_pending_evictions.set(pending);
+        self.keys.clear();
+    }
+
+    /// Has the batch handled, whoever does it. Returns how many events were handled here.
+    fn work(&mut self, clock: &impl Clock) -> u32 {
+        if self.batch.is_empty() {
+            return 0;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        if let Worker::Offloaded(offload) = &mut self.worker {
+            batch.drain(..).for_each(|event| offload.push(event));
+            self.batch = batch;
+            return 0;
+        }
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        let handled_at = self.run_inline(&batch, &mut verdicts, clock);
+        let done = batch.len() as u32;
+        for (event, verdict) in batch.drain(..).zip(verdicts.drain(..)) {
+            self.settle(event, verdict, handled_at);
+        }
+        (self.batch, self.verdicts) = (batch, verdicts);
+        done
+    }
+
+    fn run_inline(&mut self, batch: &[Event], verdicts: &mut Vec<Verdict>, clock: &impl Clock) -> Nanos {
+        let Worker::Inline(guard) = &mut self.worker else {
+            verdicts.extend(batch.iter().map(|_| Verdict::Done));
+            return clock.now();
+        };
+        let before = clock.now();
+        verdicts.extend(batch.iter().map(|event| attempt(guard, &self.pool.view(event))));
+        let after = clock.now();
+        guard.check_budget(batch.len(), after.since(before), self.options.handler_budget);
+        after
+    }
+
+    /// Sends an event on its way (T2).
+    fn settle(&mut self, event: Event, verdict: Verdict, handled_at: Nanos) {
+        match verdict {
+            Verdict::Done => {
+                let key = self.key(&event);
+                self.latency.record(self.pool.header(&event).received_at, handled_at);
+                self.counters.transactional.processed.add(1);
+                let push_index = self.outlet.deliver(event);
+                if let (Some(dedup), Some(key)) = (&mut self.dedup, key) {
+                    dedup.hand_over(key, push_index);
+                }
+            }
+            Verdict::Failed(error) => self.fail(event, &error, handled_at),
+            Verdict::Panicked(error) => self.lose(event, DropReason::HandlerPanic, error.text()),
+            Verdict::Disabled => {
+                self.lose(event, DropReason::HandlerPanic, "not tried: the handler is disabled after its panics")
+            }
+        }
+    }
+
+    fn fail(&mut self, event: Event, error: &HandlerError, now: Nanos) {
+        let failed_before = self.pool.header(&event).attempts;
+        if failed_before >= self.retries.max_retries() {
+            return self.lose(event, DropReason::ProcessingFailed, error.text());
+        }
+        let attempts = failed_before + 1;
+        match self.retries.detach(&self.pool, event, attempts) {
+            Ok((copy, original)) => {
+                original.into_iter().for_each(|event| self.outlet.release_copied(event));
+                self.retries.push(copy, attempts, now);
+            }
+            Err(event) => self.lose(event, DropReason::RetryOverflow, error.text()),
+        }
+    }
+
+    fn lose(&mut self, event: Event, reason: DropReason, text: &str) {
+        let key = self.key(&event);
+        if let (Some(dedup), Some(key)) = (&mut self.dedup, key) {
+            dedup.forget(key);
+        }
+        self.outlet.dead_letter(event, reason, text);
+    }
+
+    /// Computed anew where it is needed (some 10 ns for a small event) instead of carried along with every event.
+    fn key(&self, event: &Event) -> Option<DedupKey> {
+        self.dedup.as_ref().map(|dedup| dedup.key(&self.pool, event))
+    }
+
+    fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
+        let must_look_again = self.outlet.held() > 0 || (self.offloaded() > 0 && !self.can_be_woken);
+        let blocked = must_look_again.then(|| now + BLOCKED_RETRY);
+        // Without room a due retry can't be tried; asking for a poll at its time would spin.
+        let retry = if self.room() == 0 { None } else { self.retries.deadline() };
+        let sweep = self.dedup.as_ref().map(|dedup| dedup.deadline(now));
+        [blocked, retry, sweep, self.latency.deadline()].into_iter().flatten().min()
+    }
+}
+
+/// One try.
+fn attempt(guard: &mut TransactionGuard, event: &EventView<'_>) -> Verdict {
+    match guard.call(|handler| handler.handle(event)) {
+        Called::Done(Ok(())) => Verdict::Done,
+        Called::Done(Err(error)) => Verdict::Failed(error),
+        Called::Panicked(error) => Verdict::Panicked(error),
+        Called::Disabled => Verdict::Disabled,
+    }
+}
+
+impl<R: Ring> Agent<R> for Transactional {
+    fn name(&self) -> &'static str {
+        "transactional"
+    }
+
+    fn start(&mut self, ctx: &mut Context<'_, R>) {
+        self.dedup.iter_mut().for_each(|dedup| dedup.begin(ctx.now));
+    }
+
+    fn complete(&mut self, completion: Completion, _: &mut Context<'_, R>) {
+        unreachable!("the transactional processor has no operations: {completion:?}");
+    }
+
+    fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
+        self.dedup.iter_mut().for_each(|dedup| dedup.advance(ctx.now));
+        let moved = self.outlet.pump();
+        let mut handled = self.collect();
+        self.take_due(ctx.now);
+        let mut taken = self.batch.len() as u32;
+        handled += self.work(ctx.ring);
+        taken += self.take_new();
+        handled += self.work(ctx.ring);
+        if let Worker::Offloaded(offload) = &mut self.worker {
+            offload.publish();
+        }
+        self.outlet.flush();
+        self.retries.collect();
+        self.counters.transactional.retries_waiting.set(self.retries.len() as u64);
+        self.latency.end_poll(handled, ctx.now);
+        if self.draining && Agent::<R>::is_drained(self) {
+            self.latency.finish();
+        }
+        Work { done: moved + handled.max(taken), next_deadline: self.next_deadline(ctx.now) }
+    }
+
+    fn drain(&mut self, _: &mut Context<'_, R>) {
+        self.draining = true;
+    }
+
+    fn is_drained(&self) -> bool {
+        self.draining && Agent::<R>::holding(self).events == 0
+    }
+
+    fn holding(&self) -> Holding {
+        let own = self.batch.len() + self.outlet.held() + self.retries.len() + self.offloaded();
+        Holding { events: (self.receiver.depth() + own) as u64, staged: 0 }
+    }
+}
