@@ -525,6 +525,104 @@ impl<'a> RecordJson<'a> {
 mod tests {
     use super::*;
 
+    /// A folder with a closed log of nine records: three of each tier.
+    fn folder() -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("events.bin"), crate::storage::testing::a_log(3, 3)).unwrap();
+        place
+    }
+
+    fn run(folder: &Path, args: &[&str]) -> Result<(LogOutcome, String), LogCommandError> {
+        let data_dir = folder.to_str().unwrap();
+        let command = LogCommand::from_args(&["log"], &[args, &["--data-dir", data_dir]].concat()).unwrap();
+        let mut out = Vec::new();
+        let outcome = command.run(&mut out)?;
+        Ok((outcome, String::from_utf8(out).unwrap()))
+    }
+
+    #[test]
+    fn dump_prints_records_with_topic_priority_and_body() {
+        let (outcome, text) = run(folder().path(), &["dump"]).unwrap();
+        assert_eq!(outcome.exit_code(), 0);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 9);
+        assert_eq!(lines[0], "0:0 2020-09-13T12:26:40.000000001Z HIGH     realtime      t/realtime body of 1");
+    }
+
+    #[test]
+    fn dump_filters_by_topic_priority_time_and_count() {
+        let place = folder();
+        let count = |args: &[&str]| run(place.path(), &[&["dump"], args].concat()).unwrap().1.lines().count();
+        assert_eq!(count(&["--topic", "t/+"]), 9);
+        assert_eq!(count(&["--topic", "t/batch"]), 3);
+        assert_eq!(count(&["--priority", "medium"]), 3);
+        assert_eq!(count(&["--priority", "0"]), 0);
+        assert_eq!(count(&["--since", "2020-09-13T12:26:40.000000005Z"]), 5);
+        assert_eq!(count(&["--until", "2020-09-13T12:26:40.000000005Z"]), 4);
+        assert_eq!(count(&["--since", "60"]), 0);
+        assert_eq!(count(&["--limit", "2"]), 2);
+    }
+
+    #[test]
+    fn dump_as_json_is_one_object_per_record() {
+        let (_, text) = run(folder().path(), &["dump", "--json", "--limit", "1"]).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&record["topic"], &record["body"]), (&"t/realtime".into(), &"body of 1".into()));
+        assert_eq!((&record["sequence"], &record["priority"]), (&0.into(), &"HIGH".into()));
+    }
+
+    #[test]
+    fn control_characters_in_bodies_are_escaped() {
+        let record = OwnedRecord {
+            node: 0,
+            sequence: 1,
+            id: 2,
+            received_at: WallNanos(0),
+            priority: Priority::Low,
+            tier: crate::wire::Tier::Batch,
+            source: crate::pool::Source::Tcp,
+            topic: "t".into(),
+            body: b"a\x1b[2Jb\n".to_vec(),
+        };
+        let mut out = Vec::new();
+        print_record(&mut out, &record).unwrap();
+        assert!(String::from_utf8(out).unwrap().ends_with("t a\\u{1b}[2Jb\\n\n"));
+    }
+
+    #[test]
+    fn verify_tells_damage_by_exit_code_5_and_its_place() {
+        let place = folder();
+        let (outcome, text) = run(place.path(), &["verify"]).unwrap();
+        assert!(outcome == LogOutcome::Whole && text.contains(": whole: 9 records in 3 batches"), "{text}");
+        let path = place.path().join("events.bin");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[4096 + 96 + 100] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (outcome, text) = run(place.path(), &["verify"]).unwrap();
+        assert_eq!(outcome.exit_code(), 5);
+        assert!(text.contains("DAMAGED") && text.contains("damage at byte 4192"), "{text}");
+        let (outcome, text) = run(place.path(), &["verify", "--json"]).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((outcome, &report["whole"]), (LogOutcome::Damaged, &false.into()));
+        assert_eq!(run(place.path(), &["dump"]).unwrap().0.exit_code(), 5);
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "looking changes nothing");
+    }
+
+    #[test]
+    fn info_says_what_a_log_holds() {
+        let (_, text) = run(folder().path(), &["info"]).unwrap();
+        assert!(text.contains("records            9 in 3 batches") && text.contains("closed in good order"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_without_a_log_is_an_error_in_three_lines() {
+        let place = tempfile::tempdir().unwrap();
+        let error = run(place.path(), &["info"]).unwrap_err();
+        assert!(matches!(error, LogCommandError::NoLog { .. }));
+        assert_eq!(error.to_string().lines().count(), 3);
+        assert!(matches!(run(&place.path().join("none"), &["dump"]), Err(LogCommandError::Folder { .. })));
+    }
+
     #[test]
     fn filters_fit_topics_level_by_level() {
         for (filter, topic, fits) in [

@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - **A1** One write is in flight per log. It is built of whole blocks; the block that the log ends in is rewritten by the next write,
-//!   which repeats its old bytes exactly.
+//!   which repeats its old bytes exactly. Assumed of the device: a block of 4096 bytes is written as a whole or not at all.
 //! - **A2** A sync is submitted after the completion of every write that it makes durable; watermarks move on completions only.
 //! - **A3** An event is in the hands, staged, or counted: `stored` when its batch's write has completed, `lost` (`store_unavailable`) when
 //!   the store has failed. Its slot is released as soon as its bytes are staged.

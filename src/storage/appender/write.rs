@@ -209,6 +209,9 @@ impl Appender {
         }
         self.publish_in_flight();
         self.publish_gauges();
+        if self.is_draining {
+            self.stages.publish(); // This may have been the last completion: no poll has to follow.
+        }
     }
 
     fn complete_write<R: Ring>(

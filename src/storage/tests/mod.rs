@@ -1,0 +1,6 @@
+//! Tests of the parts of this folder together.
+
+mod appender;
+mod dead_letter;
+mod folder;
+mod recovery;
