@@ -5,51 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use serde::Serialize;
 
 use super::{CommandError, ExitStatus, print};
 use crate::config::{Config, Flags, Layers};
-
-/// How much a finding matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// As required.
-    Ok,
-    /// Not there, and little is lost.
-    Info,
-    /// Works, but slower or with less room than asked for.
-    Warning,
-    /// The engine can't start like this.
-    Error,
-}
-
-impl Severity {
-    /// The word in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Severity::Ok => "ok",
-            Severity::Info => "info",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        }
-    }
-}
-
-/// One row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// The feature or limit.
-    pub what: &'static str,
-    /// What the engine wants.
-    pub required: String,
-    /// What there is.
-    pub found: String,
-    /// How much the difference matters.
-    pub severity: Severity,
-    /// The command or setting that changes it; empty where nothing needs fixing.
-    pub fix: String,
-}
+use crate::sys::findings::{Finding, Severity};
 
 /// looks at the host: what is required, what is there, and the fix
 #[derive(FromArgs, Debug)]

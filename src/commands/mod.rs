@@ -10,6 +10,7 @@
 
 pub mod doctor;
 pub mod log;
+mod parts;
 pub mod send;
 pub mod serve;
 pub mod status;
@@ -22,7 +23,8 @@ use std::io::{self, Write};
 use argh::{EarlyExit, FromArgs};
 
 use crate::config::{Config, ConfigRefusal};
-use doctor::Finding;
+use crate::sys::findings::Finding;
+pub use parts::PARTS;
 use serve::{EndNotice, Started};
 use topology::{CorePlanView, PlanRequest};
 
@@ -122,6 +124,10 @@ pub enum Command {
     Doctor(doctor::DoctorCommand),
     /// Prints core plans.
     Topology(topology::TopologyCommand),
+    /// Reads a log.
+    Log(log::LogCommand),
+    /// Sends events.
+    Send(send::SendCommand),
 }
 
 impl Command {
@@ -135,6 +141,15 @@ impl Command {
             Command::Status(command) => command.run(out),
             Command::Doctor(command) => command.run(parts.probe_host, out),
             Command::Topology(command) => command.run(parts.plan_cores, out),
+            Command::Log(command) => match command.run(out) {
+                Ok(log::LogOutcome::Whole) => Ok(ExitStatus::Ok),
+                Ok(log::LogOutcome::Damaged) => Ok(ExitStatus::DamagedData),
+                Err(error) => Err(parts::three_lines(ExitStatus::Runtime, &error)),
+            },
+            Command::Send(command) => command.run().map(|()| ExitStatus::Ok).map_err(|error| {
+                let code = if error.is_usage() { ExitStatus::Usage } else { ExitStatus::Runtime };
+                parts::three_lines(code, &error)
+            }),
         }
     }
 }

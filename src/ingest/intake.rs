@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::bus_shim::{Dispatch, Sent, TierSender};
-use super::dead_letter_shim::{DeadLetterSender, Note};
 use super::waiting::Line;
+use crate::bus::{Dispatch, Sent, TierSender};
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::pool::{EVENT_HEADER_BYTES, Event, EventHeader, PoolOwner, Releaser, SharedPool, Source};
+use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::wire::{self, Frame, FrameLimits, FrameRefusal, HEADER_BYTES, Parsed, Tier};
 

@@ -25,10 +25,9 @@
 #![forbid(unsafe_code)]
 
 mod accept;
-mod bus_shim;
 mod connection;
 mod counters;
-mod dead_letter_shim;
+
 mod deadlines;
 mod intake;
 mod parking;
@@ -45,6 +44,9 @@ mod udp;
 mod waiting;
 
 pub use counters::{CloseReason, IngestCounters, Transport};
+/// Bytes of one place in the connection table.
+pub const CONNECTION_BYTES: usize = size_of::<connection::Connection>();
+
 pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
 
 /// The reactor's kinds of operation, as they stand in tokens.

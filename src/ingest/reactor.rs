@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::accept::{Accepted, Acceptor};
-use super::bus_shim::{Dispatch, TierSender};
 use super::counters::{CloseReason, IngestCounters};
-use super::dead_letter_shim::DeadLetterSender;
 use super::intake::Intake;
 use super::kind;
 use super::tcp::Tcp;
 use super::udp::Udp;
 use crate::agent::{Agent, Context, Holding, Work};
+use crate::bus::{Dispatch, TierSender};
 use crate::control::NodeGate;
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::{PoolOwner, SlotClass};
+use crate::storage::dead_letter::DeadLetterSender;
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Fd, GroupId, Ring};
 use crate::wire::{FrameLimits, Tier};
@@ -133,6 +133,11 @@ pub struct Reactor {
 }
 
 impl Reactor {
+    /// Slots that have not come home; zero after a drain, once dead letters are written.
+    pub fn slots_missing(&mut self) -> u64 {
+        self.intake.pool.missing()
+    }
+
     /// A reactor over its wiring. Everything it will ever need is allocated here and in `start`.
     ///
     /// # Panics

@@ -15,6 +15,8 @@ pub struct PoolCounters {
     pub slots: [Counter; SlotClass::COUNT],
     /// Slots in its free lists, by class; what is on its way home is not counted.
     pub free: [Counter; SlotClass::COUNT],
+    /// Slots that hold events (sealed and not yet home).
+    pub events_out: Counter,
     /// How often it had no slot to give (quota, reserve or class exhausted), by class.
     pub refused: [Counter; SlotClass::COUNT],
 }

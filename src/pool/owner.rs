@@ -220,6 +220,7 @@ impl PoolOwner {
         for (gauge, free) in self.counters.free.iter().zip(&self.shelf.free) {
             gauge.set(free.len() as u64);
         }
+        self.counters.events_out.set(self.events_out());
     }
 
     /// This owner's numbers, for export.
@@ -369,6 +370,13 @@ impl PoolOwner {
                 }
             }
         }
+    }
+
+    /// Slots that are not in the free lists after a look at what came home.
+    pub fn missing(&mut self) -> u64 {
+        self.collect();
+        let gauges = self.gauges();
+        gauges.total.iter().zip(&gauges.free).map(|(total, free)| u64::from(total - free)).sum()
     }
 
     /// Where every slot is.

@@ -27,8 +27,8 @@ use serde::Serialize;
 use crate::metrics::ledger::Counter;
 use crate::metrics::{Kind, Measured, Sample};
 use crate::pool::EventView;
-use crate::process::dead_letters_shim::helper_thread_setup;
 use crate::process::handler::{AlertHandler, HandlerMode, text_prefix};
+use crate::sys::process::helper_thread_setup;
 
 /// How often the helper writes what has come.
 pub const WRITE_EVERY: Duration = Duration::from_millis(100);

@@ -27,7 +27,7 @@
 pub mod alert_log;
 pub mod batch;
 pub mod counters;
-pub(crate) mod dead_letters_shim;
+
 pub mod dedup;
 pub mod guard;
 mod handled;
@@ -65,9 +65,9 @@ pub use window::ClosedWindow;
 pub use window_log::{WindowLog, WindowLogOptions};
 
 /// Where a processor's events come from.
-pub(crate) use crate::bus::lane::LaneConsumer as TierReceiver;
+pub(crate) use crate::bus::TierReceiver;
 /// What cannot be processed goes here.
-pub(crate) use dead_letters_shim::DeadLetterSender;
+pub(crate) use crate::storage::dead_letter::DeadLetterSender;
 
 /// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next
 /// agent) within some ten microseconds.

@@ -23,9 +23,9 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::bus::lane::{LaneConsumer, LaneProducer, lane};
 use crate::pool::{Event, EventView, Releaser, SharedPool};
-use crate::process::dead_letters_shim::helper_thread_setup;
 use crate::process::handler::HandlerError;
 use crate::sys::clock::{Clock, HostClock, Nanos};
+use crate::sys::process::helper_thread_setup;
 use crate::sys::wake::Waker;
 
 /// What a handler made of an event.

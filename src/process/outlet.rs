@@ -18,7 +18,8 @@ use std::sync::Arc;
 use crate::bus::lane::{Full, LaneProducer};
 use crate::metrics::ledger::{DropReason, LedgerCell, LedgerCells};
 use crate::pool::{Event, Releaser, SharedPool};
-use crate::process::dead_letters_shim::{DeadLetterSender, InletProgress, Note};
+use crate::storage::dead_letter::{DeadLetterSender, Note};
+use crate::storage::status::InletProgress;
 
 /// A processor's end of the way to the log.
 #[derive(Debug)]

@@ -90,6 +90,11 @@ impl RetryQueue {
         self.heap.len()
     }
 
+    /// Slots of its memory that have not come home.
+    pub(crate) fn slots_missing(&mut self) -> u64 {
+        self.memory.missing()
+    }
+
     /// The event to keep for a next try, `attempts` tries having failed: a copy in the partition, with the original to be
     /// released, or the event itself if it is such a copy (Q1).
     ///

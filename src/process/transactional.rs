@@ -166,6 +166,11 @@ impl Transactional {
         self.health.iter().map(|health| health.clone() as Arc<dyn Measured>).collect()
     }
 
+    /// Slots of the retry memory that have not come home; zero after a drain, once dead letters are written.
+    pub fn slots_missing(&mut self) -> u64 {
+        self.retries.slots_missing()
+    }
+
     fn offloaded(&self) -> usize {
         if let Worker::Offloaded(offload) = &self.worker { offload.in_flight() } else { 0 }
     }

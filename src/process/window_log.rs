@@ -24,10 +24,10 @@ use serde::Serialize;
 
 use crate::metrics::Measured;
 use crate::process::counters::ProcessCounters;
-use crate::process::dead_letters_shim::helper_thread_setup;
 use crate::process::guard::{Guard, HandlerHealth};
 use crate::process::handler::WindowHandler;
 use crate::process::window::{ClosedWindow, WindowTable, WindowTableLimits};
+use crate::sys::process::helper_thread_setup;
 
 /// Where windows go, and how many topics they have.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -310,6 +310,17 @@ impl<F: LogFile> OpenLog<F> {
         Ok(())
     }
 
+    /// What recovery found and did, in a line.
+    pub fn describe(&self) -> String {
+        let RecoveryReport { records, next_sequence, cut_bytes, cut_fault, closed, .. } = self.report;
+        let cut = match cut_fault {
+            Some(fault) if cut_bytes > 0 => format!("{cut_bytes} bytes of a torn tail cut ({fault})"),
+            _ if closed => "closed in good order".to_owned(),
+            _ => "nothing cut".to_owned(),
+        };
+        format!("{records} events, next sequence {next_sequence}, epoch {}, {cut}", self.epoch)
+    }
+
     /// What recovery found and did.
     pub fn report(&self) -> &RecoveryReport {
         &self.report

@@ -14,7 +14,8 @@ pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
 pub const KERNEL_RECOMMENDED: (u32, u32) = (6, 12);
 
 /// How much a finding matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// As required.
     Ok,
@@ -39,7 +40,7 @@ impl Severity {
 }
 
 /// One row: what, required, found, severity, fix.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// The feature or limit.
     pub what: &'static str,

@@ -108,3 +108,126 @@ impl Waker {
         unsafe { libc::read(self.inner.event.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    use super::*;
+
+    /// Stands for the eventfd: stays readable until it is drained.
+    #[derive(Default)]
+    struct Event {
+        readable: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Event {
+        fn notify(&self) {
+            *self.readable.lock().unwrap() = true;
+            self.changed.notify_one();
+        }
+
+        /// Sleeps until it is readable. Loom reports a deadlock if it never is.
+        fn sleep(&self) {
+            let mut readable = self.readable.lock().unwrap();
+            while !*readable {
+                readable = self.changed.wait(readable).unwrap();
+            }
+            *readable = false;
+        }
+    }
+
+    /// Runs a runner that waits for `wakers` pieces of work against that many threads that publish one each.
+    fn hand_shake(wakers: u32, preemptions_max: Option<usize>) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = preemptions_max;
+        model.check(move || {
+            let shared = Arc::new((ParkState::new(), AtomicU32::new(0), Event::default()));
+            let threads: Vec<_> = (0..wakers)
+                .map(|_| {
+                    let shared = shared.clone();
+                    thread::spawn(move || {
+                        let (state, work, event) = &*shared;
+                        // Relaxed: what a producer publishes with; W1's fences do the ordering.
+                        work.fetch_add(1, Ordering::Relaxed);
+                        if state.must_wake() {
+                            event.notify();
+                        }
+                    })
+                })
+                .collect();
+            let (state, work, event) = &*shared;
+            let mut seen = 0;
+            while seen < wakers {
+                state.announce();
+                seen = work.load(Ordering::Relaxed); // The last look.
+                if seen < wakers {
+                    event.sleep();
+                }
+                state.resume();
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn loom_published_work_is_seen_or_the_runner_is_woken() {
+        hand_shake(1, None);
+    }
+
+    #[test]
+    fn loom_two_wakers_lose_no_wake_up() {
+        // Three threads have too many interleavings to see all; 2 preemptions reach every pair of races.
+        hand_shake(2, Some(2));
+    }
+
+    #[test]
+    fn loom_only_one_of_two_wakers_writes_the_event() {
+        loom::model(|| {
+            let state = Arc::new(ParkState::new());
+            state.announce();
+            let other = state.clone();
+            let thread = thread::spawn(move || other.must_wake());
+            let woke = u32::from(state.must_wake()) + u32::from(thread.join().unwrap());
+            assert_eq!(woke, 1);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn is_readable(waker: &Waker) -> bool {
+        let mut poll = libc::pollfd { fd: waker.event_fd().0, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd, exclusively borrowed.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn a_running_runner_costs_no_event() {
+        let waker = Waker::new().unwrap();
+        waker.wake();
+        assert!(!is_readable(&waker));
+    }
+
+    #[test]
+    fn a_parked_runner_is_woken_once() {
+        let waker = Waker::new().unwrap();
+        waker.state().announce();
+        waker.wake();
+        assert!(is_readable(&waker));
+        waker.drain();
+        waker.wake();
+        assert!(!is_readable(&waker), "it was woken already");
+    }
+
+    #[test]
+    fn a_notification_reaches_a_running_runner_too() {
+        let waker = Waker::new().unwrap();
+        waker.notify();
+        assert!(is_readable(&waker));
+    }
+}

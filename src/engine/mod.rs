@@ -1,0 +1,500 @@
+//! The engine: from a configuration to running threads, and back to a balanced account.
+//!
+//! ```text
+//! start:  host, plan, budget ─► data folder, logs ─► arenas ─► dead letters ─► sockets ─► nodes ─► runner threads ─► admin
+//! stop:   reactors ─► processors ─► appenders ─► runners leave ─► handlers, dead letters ─► logs closed ─► account
+//! ```
+//!
+//! Invariants:
+//! - **E1** Nothing outside the data folder's lock is changed before the lock is held, and nothing at all when the start is refused for
+//!   the host, the plan or the budget.
+//! - **E2** The stop follows the flow: a part is told to drain only when everything before it is drained (or the time is up).
+//! - **E3** Arenas are unmapped only after every ring has come to rest (P3 in [`crate::pool`]); where one doesn't, its node's memory is
+//!   left to the end of the process.
+//! - **E4** The account is made after every agent has ended, from their cells and their hands.
+//!
+//! What it does not do: handle signals, print, choose exit codes (that is `commands/serve`).
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod node;
+mod options;
+mod stop;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+pub use error::EngineError;
+
+use crate::bus::{Dispatch, TopicFilter};
+use crate::config::{Config, OnOff};
+use crate::metrics::admin::AdminServer;
+use crate::metrics::telemetry::{LogPosition, PipelineState, Telemetry};
+use crate::pool::{Budget, PoolPlan, SharedPool};
+use crate::process::{AlertHandler, TransactionalHandler, WindowHandler};
+use crate::report::{DrainCause, DrainSummary, StartReport};
+use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
+use crate::storage::dead_letter::{DeadLetterOptions, DeadLetterQueue};
+use crate::storage::folder::DataFolder;
+use crate::storage::log_file::DiskFile;
+use crate::storage::recovery::{LogIdentity, OpenLog};
+use crate::storage::status::StoreState;
+use crate::sys::clock::{Clock, HostClock, Nanos};
+use crate::sys::features::{Feature, Features};
+use crate::sys::findings::{Finding, HostNeeds, Severity, host_findings};
+use crate::sys::io::Errno;
+use crate::sys::memory::{Arena, ArenaOptions, HugePages, available_memory_bytes};
+use crate::sys::plan::{CoreChoice, CorePlan, CoreRequest};
+use crate::sys::process::{helper_thread_setup, pin_current_thread, raise_descriptor_limit};
+use crate::sys::socket::{ListenOptions, UdpOptions, bind_udp, listen};
+use crate::sys::topology::Topology;
+use crate::sys::uring::RingRefusal;
+use crate::wire::{Priority, Tier};
+use node::{NodeParts, NodeView, ReactorSockets, SeatedRunner};
+
+/// Makes a handler for each node, by the node's number.
+pub type PerNode<H> = Box<dyn Fn(u8) -> Box<H>>;
+
+/// What runs on events, beside what the engine brings along.
+pub struct Handlers {
+    /// On every REALTIME event, in this order.
+    pub alerts: Vec<PerNode<dyn AlertHandler>>,
+    /// On every TRANSACTIONAL event.
+    pub transactional: Option<PerNode<dyn TransactionalHandler>>,
+    /// On every closed window.
+    pub windows: Option<PerNode<dyn WindowHandler>>,
+    /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder.
+    pub stock_alert_log: bool,
+}
+
+impl Default for Handlers {
+    /// The stock engine: the alert log, and nothing else.
+    fn default() -> Self {
+        Self { alerts: Vec::new(), transactional: None, windows: None, stock_alert_log: true }
+    }
+}
+
+/// One node while it runs.
+struct RunningNode {
+    view: NodeView,
+    log: Option<OpenLog<DiskFile>>,
+    pool: Arc<SharedPool>,
+}
+
+type RunnerThread = JoinHandle<Result<Seats, RunnerEnd>>;
+
+/// A running engine.
+pub struct Engine {
+    nodes: Vec<RunningNode>,
+    runners: Vec<(String, RunnerThread)>,
+    control: Arc<DrainControl>,
+    dead_letters: DeadLetterQueue,
+    admin: Option<AdminServer>,
+    telemetry: Arc<Telemetry>,
+    /// Open until the reactors are done with them.
+    sockets: Vec<Vec<ReactorSockets>>,
+    drain_timeout: Nanos,
+    udp_drops_are_exact: bool,
+    /// Last: the lock on the data folder.
+    _folder: DataFolder,
+}
+
+/// What the host gives, found out before anything is changed (E1).
+struct Ground {
+    features: Features,
+    topology: Topology,
+    plan: CorePlan,
+    findings: Vec<Finding>,
+    pools: Vec<PoolPlan>,
+    budget: Budget,
+}
+
+/// What the host gives and what not, for a configuration, as `doctor` shows it. Changes nothing.
+///
+/// # Errors
+/// What keeps the engine from starting at all.
+pub fn survey(config: &Config) -> Result<Vec<Finding>, EngineError> {
+    Ground::survey(config).map(|ground| ground.findings)
+}
+
+impl Ground {
+    fn survey(config: &Config) -> Result<Self, EngineError> {
+        // What can't be raised shows in the findings.
+        let _ = raise_descriptor_limit();
+        let without = Features::without_from_env().map_err(EngineError::Without)?;
+        let (features, mut findings) = Features::probe(&without).map_err(EngineError::Host)?;
+        let topology = Topology::detect().map_err(EngineError::Topology)?;
+        let cores: CoreChoice = config.cores.0.parse().map_err(EngineError::Cores)?;
+        let request = CoreRequest { cores, nodes: options::nodes(config), reactors_per_node: config.reactors_per_node };
+        let plan = topology.plan(&request).map_err(EngineError::Plan)?;
+        let mut budget = Budget::new();
+        let mut pools = Vec::new();
+        for node in &plan.nodes {
+            let reactors = reactors_of(node);
+            let mut pool = options::pool_plan(config, reactors).map_err(EngineError::PoolSizes)?;
+            options::add_to_budget(&mut pool, config, node.runners.len() as u64, u64::from(reactors));
+            budget.extend(pool.budget.clone());
+            pools.push(pool);
+        }
+        budget.add("dead letters", 2, DeadLetterOptions::new(config.dead_letter_file()).spool_bytes as u64);
+        if let Some(available) = available_memory_bytes() {
+            budget.admit(available).map_err(EngineError::Budget)?;
+        }
+        findings.extend(host_findings(&HostNeeds {
+            max_connections: u64::from(config.max_connections),
+            reserve_descriptors: 64,
+            memory_bytes: budget.total_bytes(),
+            locked_bytes: options::appender(config, config.max_frame_bytes.usize()).staging_bytes as u64 * 2,
+            receive_buffer_bytes: config.udp_receive_buffer_bytes.0,
+        }));
+        Ok(Self { features, topology, plan, findings, pools, budget })
+    }
+}
+
+fn reactors_of(node: &crate::sys::plan::NodePlan) -> u32 {
+    let is_reactor = |seat: &&crate::sys::plan::Seat| seat.role == crate::sys::plan::Role::Reactor;
+    node.runners.iter().flat_map(|runner| &runner.seats).filter(is_reactor).count() as u32
+}
+
+/// Staging buffers that could not be registered cost a page walk for each write, and nothing else.
+fn unregistered_staging(errno: Errno) -> Finding {
+    Finding::problem(
+        Severity::Info,
+        "registered staging buffers",
+        "pinned once",
+        format!("refused: {errno}"),
+        "LimitMEMLOCK=infinity in the unit file, or `ulimit -l unlimited`",
+    )
+}
+
+impl Engine {
+    /// Starts everything. On return events are taken in.
+    ///
+    /// # Errors
+    /// Whatever is in the way, with cause and fix; nothing runs then.
+    pub fn start(config: &Config, handlers: &Handlers) -> Result<(Engine, StartReport), EngineError> {
+        config.check().map_err(EngineError::Config)?;
+        let mut ground = Ground::survey(config)?;
+        let folder = DataFolder::open(&config.data_dir, ground.plan.nodes.len() as u32).map_err(EngineError::Folder)?;
+        let mut report = StartReport { data_dir: Some(config.data_dir.clone()), ..StartReport::default() };
+        let logs = open_logs(config, &folder, ground.plan.nodes.len(), &mut report)?;
+        let mut divided = divide_arenas(config, &mut ground)?;
+        let pools: Vec<_> = divided.iter().map(|(pool, _)| pool.clone()).collect();
+        let letters = DeadLetterOptions::new(config.dead_letter_file());
+        let dead_letters = DeadLetterQueue::start(&letters, pools.clone(), helper_thread_setup).map_err(EngineError::Folder)?;
+        let sockets = open_sockets(config, &mut ground, &mut report)?;
+        let control: Arc<DrainControl> = Arc::default();
+        let dispatch = dispatch(config)?;
+        let started_epoch = HostClock.wall().0 / 1_000_000_000;
+
+        let (mut nodes, mut seated, mut first_reactor) = (Vec::new(), Vec::new(), 0u8);
+        for (number, log) in logs.into_iter().enumerate() {
+            let (pool, owners) = divided.remove(0);
+            let parts = NodeParts {
+                number: number as u8,
+                config,
+                features: &ground.features,
+                plan: &ground.plan.nodes[number],
+                pool_plan: &ground.pools[number],
+                pool: pool.clone(),
+                owners,
+                sockets: &sockets[number],
+                first_reactor,
+                dispatch: &dispatch,
+                dead_letters: &dead_letters,
+                log: log.as_ref(),
+                epoch: log.as_ref().map_or(started_epoch as u32, OpenLog::epoch),
+                handlers,
+                control: &control,
+            };
+            first_reactor += sockets[number].len() as u8;
+            let (runners, mut view) = node::build(parts)?;
+            ground.findings.append(&mut view.findings);
+            seated.extend(runners);
+            nodes.push(RunningNode { view, log, pool });
+        }
+        if config.strict == OnOff::On
+            && let Some(finding) = ground.findings.iter().find(|finding| finding.severity >= Severity::Warning)
+        {
+            return Err(EngineError::Strict(finding.clone()));
+        }
+        let telemetry = Arc::new(telemetry(&nodes, &dead_letters, &control));
+        let runners = start_runners(seated, &control, config, &mut report)?;
+        let mut engine = Engine {
+            nodes,
+            runners,
+            control,
+            dead_letters,
+            admin: None,
+            telemetry,
+            sockets,
+            drain_timeout: Nanos::from_millis(config.drain_timeout_ms),
+            udp_drops_are_exact: config.udp_gro == OnOff::Off,
+            _folder: folder,
+        };
+        if let Some(address) = config.admin_listen {
+            match AdminServer::start(address, engine.telemetry.clone(), helper_thread_setup) {
+                Ok(admin) => engine.admin = Some(admin),
+                Err(refusal) => {
+                    engine.drain(DrainCause::RunnerEnded("the admin endpoint could not be started".into()));
+                    return Err(EngineError::Admin(refusal));
+                }
+            }
+        }
+        report.admin = engine.admin.as_ref().map(AdminServer::address);
+        report.plan = ground.plan.to_string();
+        report.budget = ground.budget.to_string();
+        let worth_saying = ground.findings.iter().filter(|finding| finding.severity != Severity::Ok);
+        report.findings = worth_saying.map(ToString::to_string).collect();
+        report.notes.extend(dedup_note(config));
+        Ok((engine, report))
+    }
+
+    /// Where the admin endpoint listens, if it does.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(AdminServer::address)
+    }
+
+    /// Everything that the engine tells of itself.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
+    }
+
+    /// Looks after the engine: whether something has ended it, and what is worth a log line. Call about four times a second.
+    pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
+        for node in &mut self.nodes {
+            node.view.watch.look(say);
+        }
+        self.failure()
+    }
+
+    /// Why the engine can't go on, if it can't.
+    fn failure(&self) -> Option<DrainCause> {
+        for log in self.nodes.iter().filter_map(|node| node.log.as_ref()) {
+            if let StoreState::Failed { operation, errno } = log.status().state() {
+                return Some(DrainCause::StoreFailed(format!("{} failed: {errno}", operation.name())));
+            }
+        }
+        let ended = self.runners.iter().find(|(_, thread)| thread.is_finished());
+        ended.map(|(name, _)| DrainCause::RunnerEnded(name.clone()))
+    }
+
+    /// Stops taking events, finishes what has arrived, closes everything, and makes the account.
+    pub fn drain(self, cause: DrainCause) -> DrainSummary {
+        stop::drain(self, cause)
+    }
+}
+
+fn open_logs(
+    config: &Config,
+    folder: &DataFolder,
+    nodes: usize,
+    report: &mut StartReport,
+) -> Result<Vec<Option<OpenLog<DiskFile>>>, EngineError> {
+    if config.storage == OnOff::Off {
+        report.data_dir = None;
+        return Ok((0..nodes).map(|_| None).collect());
+    }
+    let mut logs = Vec::new();
+    for node in 0..nodes {
+        let identity = LogIdentity::random(node as u32, HostClock.wall());
+        let log = folder.open_log(identity, true).map_err(EngineError::Folder)?;
+        report.logs.push(log.describe());
+        logs.push(Some(log));
+    }
+    Ok(logs)
+}
+
+type Divided = (Arc<SharedPool>, Vec<crate::pool::PoolOwner>);
+
+fn divide_arenas(config: &Config, ground: &mut Ground) -> Result<Vec<Divided>, EngineError> {
+    let mut divided = Vec::new();
+    for (node, pool) in ground.plan.nodes.iter().zip(&ground.pools) {
+        let wanted = match config.huge_pages {
+            crate::config::HugePages::Off => HugePages::Off,
+            crate::config::HugePages::Required => HugePages::Required,
+            crate::config::HugePages::Auto if ground.features.has(Feature::HugePages) => HugePages::Auto,
+            crate::config::HugePages::Auto => HugePages::Off,
+        };
+        let (arena, findings) = Arena::reserve(&ArenaOptions {
+            bytes: pool.arena_bytes(),
+            huge_pages: wanted,
+            node: Some((&ground.topology, node.memory_node)),
+            prefault: true,
+        })
+        .map_err(EngineError::Arena)?;
+        ground.findings.extend(findings);
+        divided.push(SharedPool::divide(arena, pool.strides, &pool.layouts));
+    }
+    Ok(divided)
+}
+
+/// One listener per reactor on one port; datagrams go to the first reactor of each node.
+fn open_sockets(config: &Config, ground: &mut Ground, report: &mut StartReport) -> Result<Vec<Vec<ReactorSockets>>, EngineError> {
+    let reactors: u32 = ground.plan.nodes.iter().map(reactors_of).sum();
+    let mut tcp = config.tcp_listen;
+    let mut udp = None;
+    if let Some(address) = config.udp_listen {
+        let options = UdpOptions {
+            steered: ground.features.has(Feature::Steering),
+            receive_buffer_bytes: config.udp_receive_buffer_bytes.u32(),
+            gro: config.udp_gro == OnOff::On,
+            ..UdpOptions::default()
+        };
+        let bound = bind_udp(address, &options).map_err(EngineError::Socket)?;
+        report.udp = Some(bound.addr);
+        if bound.receive_buffer_bytes < options.receive_buffer_bytes {
+            ground.findings.push(Finding::problem(
+                Severity::Info,
+                "udp receive buffer",
+                format!("{} KiB", options.receive_buffer_bytes >> 10),
+                format!("{} KiB granted", bound.receive_buffer_bytes >> 10),
+                "sysctl -w net.core.rmem_max=…, or CAP_NET_ADMIN",
+            ));
+        }
+        udp = Some(bound);
+    }
+    let mut nodes = Vec::new();
+    for node in &ground.plan.nodes {
+        let mut sockets = Vec::new();
+        for _ in 0..reactors_of(node) {
+            let mut listener = None;
+            if let Some(address) = tcp {
+                let options = ListenOptions { shared_port: reactors > 1, ..ListenOptions::default() };
+                let bound = listen(address, &options).map_err(EngineError::Socket)?;
+                (tcp, report.tcp) = (Some(bound.addr), Some(bound.addr));
+                listener = Some(bound.fd);
+            }
+            let datagrams = udp.take().map_or_else(Vec::new, |bound| {
+                let urgent = bound.urgent.map(|fd| (fd, true));
+                urgent.into_iter().chain([(bound.general, false)]).collect()
+            });
+            sockets.push(ReactorSockets { listener, udp: datagrams });
+        }
+        nodes.push(sockets);
+    }
+    Ok(nodes)
+}
+
+fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
+    let overrides: Result<Vec<(TopicFilter, Priority)>, _> =
+        config.topics.iter().map(|topic| TopicFilter::parse(&topic.filter).map(|filter| (filter, topic.priority))).collect();
+    let overrides = overrides.map_err(|refusal| EngineError::Topics(refusal.to_string()))?;
+    Dispatch::new(overrides).map_err(|duplicate| EngineError::Topics(duplicate.to_string()))
+}
+
+fn dedup_note(config: &Config) -> Option<String> {
+    let dedup = options::transactional(config, 0).dedup?;
+    let rate = 100_000;
+    let seconds = dedup.effective_window(rate).0 / 1_000_000_000;
+    Some(format!(
+        "dedup by content on TRANSACTIONAL: {} keys, {} s at most; at {rate} new events/s that is a window of {seconds} s",
+        dedup.capacity_keys,
+        config.dedup_window_ms / 1000,
+    ))
+}
+
+fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Arc<DrainControl>) -> Telemetry {
+    let views = || nodes.iter().map(|node| &node.view);
+    let mut measured: Vec<_> = views().flat_map(|view| view.measured.iter().cloned()).collect();
+    measured.push(dead_letters.counters().clone());
+    let logs = nodes.iter().enumerate().filter_map(|(number, node)| node.log.as_ref().map(|log| (number, log.status().clone())));
+    let stores: Vec<_> = logs.clone().map(|(_, status)| status).collect();
+    let held: Vec<_> = views().map(|view| (view.owners.clone(), view.appender.clone())).collect();
+    let control = control.clone();
+    Telemetry {
+        ledgers: views().flat_map(|view| view.ledgers.iter().cloned()).collect(),
+        measured,
+        latencies: views().flat_map(|view| view.latencies.iter().cloned()).collect(),
+        pulses: views().flat_map(|view| view.pulses.iter().cloned()).collect(),
+        logs: logs
+            .map(|(number, status)| {
+                let read = move || LogPosition {
+                    node: number as u8,
+                    written_sequence: status.written_sequence(),
+                    durable_sequence: status.durable_sequence(),
+                };
+                Box::new(read) as Box<dyn Fn() -> LogPosition + Send + Sync>
+            })
+            .collect(),
+        in_flight: Box::new(move || {
+            let node = |(owners, appender): &(Vec<Arc<crate::pool::PoolCounters>>, _)| {
+                let slots: u64 = owners.iter().map(|owner| owner.events_out.get()).sum();
+                slots
+                    + Option::<&Arc<crate::storage::appender::AppenderCounters>>::map_or(Option::as_ref(appender), 0, |a| {
+                        a.staged_events.get()
+                    })
+            };
+            held.iter().map(node).sum()
+        }),
+        state: Box::new(move || {
+            if control.stage() != Stage::Running {
+                return PipelineState::Draining;
+            }
+            let is_running = |status: &Arc<crate::storage::status::StoreStatus>| status.state() == StoreState::Running;
+            if stores.iter().all(is_running) { PipelineState::Running } else { PipelineState::Emergency }
+        }),
+        level: Box::new(|| "HEALTHY"),
+        started_at: HostClock.now(),
+    }
+}
+
+/// Starts the threads, and waits until each has its ring.
+fn start_runners(
+    seated: Vec<SeatedRunner>,
+    control: &Arc<DrainControl>,
+    config: &Config,
+    report: &mut StartReport,
+) -> Result<Vec<(String, RunnerThread)>, EngineError> {
+    let mut threads: Vec<(String, RunnerThread)> = Vec::new();
+    let mut answers: Vec<Receiver<Result<(), RingRefusal>>> = Vec::new();
+    let mut refused = None;
+    for SeatedRunner { runner, name, cpu } in seated {
+        let (started, answer) = sync_channel(1);
+        let strict = config.strict == OnOff::On;
+        let (pinned, pin_answer) = sync_channel(1);
+        let body = move || {
+            let pin = pin_current_thread(cpu);
+            let may_run = pin.is_ok() || !strict;
+            let _ = pinned.send(pin);
+            if may_run { runner.run(&started) } else { Err(RunnerEnd::NotStarted) }
+        };
+        match std::thread::Builder::new().name(name.clone()).spawn(body) {
+            Ok(thread) => threads.push((name, thread)),
+            Err(error) => {
+                refused = Some(EngineError::io("start a runner's thread", error));
+                break;
+            }
+        }
+        if let Ok(Err(refusal)) = pin_answer.recv() {
+            if strict {
+                refused = Some(EngineError::Pin(refusal));
+                break;
+            }
+            report.notes.push(format!("not pinned: {refusal}"));
+        }
+        answers.push(answer);
+    }
+    for answer in answers {
+        match answer.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(refusal)) => refused = Some(EngineError::Ring(refusal)),
+            Err(_) => refused = refused.or(Some(EngineError::RunnerPanicked)),
+        }
+    }
+    match refused {
+        None => Ok(threads),
+        Some(error) => {
+            control.advance(Stage::Done);
+            // Their first turn after this sees the stage: they have not parked for long, as nothing is connected yet.
+            threads.into_iter().for_each(|(_, thread)| drop(thread.join()));
+            Err(error)
+        }
+    }
+}
+
+/// The tiers' names in the account.
+const _: () = assert!(Tier::COUNT == 3, "latency names above are given for three tiers");

@@ -1,0 +1,403 @@
+//! One node's whole pipeline, made ready to run.
+//!
+//! ```text
+//! partitions of the pool ─► reactors ═ tiers ═► processors ═ inlets ═► appender         seated on runners as the core plan says
+//! ```
+//!
+//! Everything is made on the engine's thread and moved to the runners' threads; nothing is shared but what an Arc shows.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{EngineError, Handlers, options};
+use crate::bus::{self, BusCounters, Dispatch, TierReceiver, TierSender};
+use crate::config::{Config, OnOff};
+use crate::control::NodeGate;
+use crate::ingest::{IngestCounters, Reactor, ReactorWiring, UdpSocketWiring};
+use crate::metrics::Measured;
+use crate::metrics::latency::LatencyShared;
+use crate::metrics::ledger::LedgerCells;
+use crate::metrics::pulse::RunnerPulse;
+use crate::pool::{PoolCounters, PoolMetrics, PoolOwner, PoolPlan, SharedPool, SlotClass};
+use crate::process::{
+    AlertLog, AlertLogOptions, Batch, Inlet, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Transactional, WindowLog,
+    WindowLogOptions,
+};
+use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
+use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
+use crate::storage::dead_letter::DeadLetterQueue;
+use crate::storage::log_file::DiskFile;
+use crate::storage::recovery::OpenLog;
+use crate::sys::clock::{Clock, HostClock, Nanos};
+use crate::sys::features::Features;
+use crate::sys::findings::Finding;
+use crate::sys::io::{Fd, GroupId};
+use crate::sys::plan::{NodePlan, Role, RunnerPlan, Seat};
+use crate::sys::uring::Uring;
+use crate::sys::wake::Waker;
+use crate::wire::Tier;
+
+/// Bits of the running number in an event id: a trillion events of one reactor between two starts.
+const ID_NUMBER_BITS: u32 = 40;
+
+/// The first id of a reactor: epoch of the log (16 bits), the reactor's number on this host (8 bits), running number (40 bits).
+pub(super) fn event_id_base(epoch: u32, reactor: u8) -> u64 {
+    (u64::from(epoch & 0xffff) << 8 | u64::from(reactor)) << ID_NUMBER_BITS
+}
+
+/// The sockets of one reactor.
+pub(super) struct ReactorSockets {
+    pub(super) listener: Option<OwnedFd>,
+    /// Each with whether it is the one for REALTIME.
+    pub(super) udp: Vec<(OwnedFd, bool)>,
+}
+
+/// What a node is built from.
+pub(super) struct NodeParts<'a> {
+    pub(super) number: u8,
+    pub(super) config: &'a Config,
+    pub(super) features: &'a Features,
+    pub(super) plan: &'a NodePlan,
+    pub(super) pool_plan: &'a PoolPlan,
+    pub(super) pool: Arc<SharedPool>,
+    pub(super) owners: Vec<PoolOwner>,
+    pub(super) sockets: &'a [ReactorSockets],
+    /// The number of this node's first reactor on this host.
+    pub(super) first_reactor: u8,
+    pub(super) dispatch: &'a Dispatch,
+    pub(super) dead_letters: &'a DeadLetterQueue,
+    pub(super) log: Option<&'a OpenLog<DiskFile>>,
+    /// Distinguishes the ids of this start from those of others.
+    pub(super) epoch: u32,
+    pub(super) handlers: &'a Handlers,
+    pub(super) control: &'a Arc<DrainControl>,
+}
+
+/// What the engine keeps of a node whose runners run.
+pub(super) struct NodeView {
+    pub(super) ledgers: Vec<Arc<LedgerCells>>,
+    pub(super) measured: Vec<Arc<dyn Measured>>,
+    pub(super) latencies: Vec<(&'static str, Arc<LatencyShared>)>,
+    pub(super) pulses: Vec<Arc<RunnerPulse>>,
+    pub(super) wakers: Vec<Waker>,
+    pub(super) owners: Vec<Arc<PoolCounters>>,
+    pub(super) appender: Option<Arc<AppenderCounters>>,
+    pub(super) watch: ProcessWatch,
+    pub(super) findings: Vec<Finding>,
+    /// Agents that report at each stage of the drain.
+    pub(super) reactors: u32,
+}
+
+/// A runner and the CPU it belongs on.
+pub(super) struct SeatedRunner {
+    pub(super) runner: Runner,
+    pub(super) name: String,
+    pub(super) cpu: u32,
+}
+
+/// The lanes of one node.
+struct Bus {
+    /// By reactor, then by tier.
+    senders: Vec<[TierSender; Tier::COUNT]>,
+    receivers: [Option<TierReceiver>; Tier::COUNT],
+    counters: BusCounters,
+}
+
+fn make_bus(config: &Config, reactors: usize) -> Bus {
+    let (mut senders, mut receivers, mut gauges) = (Vec::new(), Vec::new(), Vec::new());
+    for tier in Tier::ALL {
+        let (tier_senders, receiver, gauge) = bus::tier(options::tier_options(config, tier, reactors));
+        senders.push(tier_senders.into_iter());
+        receivers.push(Some(receiver));
+        gauges.push(vec![gauge]);
+    }
+    let array = |parts: Vec<_>| -> [TierSender; Tier::COUNT] { parts.try_into().expect("one sender for each tier") };
+    let by_reactor =
+        (0..reactors).map(|_| array(senders.iter_mut().map(|tier| tier.next().expect("one for each reactor")).collect()));
+    Bus {
+        senders: by_reactor.collect(),
+        receivers: receivers.try_into().expect("one receiver for each tier"),
+        counters: BusCounters::new(gauges.try_into().expect("one gauge list for each tier")),
+    }
+}
+
+/// Builds a node while its parts are handed out one by one.
+struct Builder<'a> {
+    parts: NodeParts<'a>,
+    view: NodeView,
+    process: Arc<ProcessCounters>,
+    gate: Arc<NodeGate>,
+    bus: Bus,
+    /// The ends of the inlets, once the processors have taken theirs.
+    inlets: [Vec<appender::Inlet>; Tier::COUNT],
+    /// By runner: whom to wake.
+    wakers: Vec<Waker>,
+    partitions: Vec<Option<PoolOwner>>,
+}
+
+/// Builds all agents of a node and seats them.
+///
+/// # Errors
+/// What a ring, a thread or a file refuses.
+pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, NodeView), EngineError> {
+    let reactors = parts.sockets.len();
+    let owners = std::mem::take(&mut parts.owners);
+    let wakers = parts.plan.runners.iter().map(|_| Waker::new()).collect::<Result<Vec<_>, _>>();
+    let wakers = wakers.map_err(|error| EngineError::io("make a runner's wake-up descriptor", error))?;
+    let process: Arc<ProcessCounters> = Arc::default();
+    let counters: Vec<_> = owners.iter().map(PoolOwner::counters).collect();
+    let mut builder = Builder {
+        bus: make_bus(parts.config, reactors),
+        view: NodeView {
+            ledgers: Vec::new(),
+            measured: vec![process.clone(), Arc::new(PoolMetrics::new(counters.clone()))],
+            latencies: Vec::new(),
+            pulses: Vec::new(),
+            wakers: wakers.clone(),
+            owners: counters,
+            appender: None,
+            watch: ProcessWatch::new(process.clone(), Vec::new()),
+            findings: Vec::new(),
+            reactors: reactors as u32,
+        },
+        process,
+        gate: Arc::default(),
+        inlets: Default::default(),
+        wakers,
+        partitions: owners.into_iter().map(Some).collect(),
+        parts,
+    };
+    let runners = builder.build()?;
+    builder.view.measured.push(Arc::new(builder.bus.counters));
+    Ok((runners, builder.view))
+}
+
+impl Builder<'_> {
+    fn build(&mut self) -> Result<Vec<SeatedRunner>, EngineError> {
+        let plans = &self.parts.plan.runners;
+        let mut seats: Vec<Vec<(Seat, AnyAgent)>> = plans.iter().map(|_| Vec::new()).collect();
+        let mut health = Vec::new();
+        // Upstream first: the appender comes last, when all inlets are known.
+        for role in Role::ALL {
+            for (runner, plan) in plans.iter().enumerate() {
+                for seat in plan.seats.iter().filter(|seat| seat.role == role) {
+                    let agent = match role {
+                        Role::Reactor => Some(self.reactor(*seat, runner)),
+                        Role::Realtime => Some(self.realtime(runner, &mut health)?),
+                        Role::Transactional => Some(self.transactional(runner, &mut health)?),
+                        Role::Batch => Some(self.batch(runner, &mut health)?),
+                        Role::Appender => self.appender()?,
+                    };
+                    seats[runner].extend(agent.map(|agent| (*seat, agent)));
+                }
+            }
+        }
+        self.view.watch = ProcessWatch::new(self.process.clone(), health);
+        seats.into_iter().enumerate().map(|(index, seats)| self.runner(index, seats)).collect()
+    }
+
+    fn runner_of(&self, role: Role) -> usize {
+        let has = |plan: &RunnerPlan| plan.seats.iter().any(|seat| seat.role == role);
+        self.parts.plan.runners.iter().position(has).expect("C1: a plan has every role")
+    }
+
+    /// The waker of the runner with this role, unless that is `from` itself.
+    fn waker_to(&self, role: Role, from: usize) -> Option<Waker> {
+        let to = self.runner_of(role);
+        (to != from).then(|| self.wakers[to].clone())
+    }
+
+    fn ledger(&mut self) -> Arc<LedgerCells> {
+        let ledger: Arc<LedgerCells> = Arc::default();
+        self.view.ledgers.push(ledger.clone());
+        ledger
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        let file = match self.parts.number {
+            0 => format!("{name}.jsonl"),
+            node => format!("{name}.node{node}.jsonl"),
+        };
+        self.parts.config.data_dir.join(file)
+    }
+
+    fn reactor(&mut self, seat: Seat, runner: usize) -> AnyAgent {
+        let instance = usize::from(seat.instance);
+        let mut senders = self.bus.senders.remove(0);
+        for (tier, role) in
+            [(Tier::Realtime, Role::Realtime), (Tier::Transactional, Role::Transactional), (Tier::Batch, Role::Batch)]
+        {
+            if let Some(waker) = self.waker_to(role, runner) {
+                senders[tier.index()].set_waker(waker);
+            }
+        }
+        let pool =
+            self.partitions[self.parts.pool_plan.reactors().start + instance].take().expect("a partition for each reactor");
+        self.parts.pool.set_waker(pool.id(), self.wakers[runner].clone());
+        let counters = Arc::new(IngestCounters::default());
+        self.view.measured.push(counters.clone());
+        let sockets = &self.parts.sockets[instance];
+        let wiring = ReactorWiring {
+            pool,
+            listener: sockets.listener.as_ref().map(|fd| Fd(fd.as_raw_fd())),
+            udp_sockets: sockets
+                .udp
+                .iter()
+                .map(|(fd, realtime)| UdpSocketWiring { fd: Fd(fd.as_raw_fd()), realtime: *realtime })
+                .collect(),
+            tiers: senders,
+            dispatch: self.parts.dispatch.clone(),
+            dead_letters: self.parts.dead_letters.sender(u32::from(self.parts.number)),
+            gate: self.gate.clone(),
+            ledger: self.ledger(),
+            counters,
+            id_base: event_id_base(self.parts.epoch, self.parts.first_reactor + seat.instance),
+        };
+        AnyAgent::Reactor(Box::new(Reactor::new(options::reactor(self.parts.config, self.parts.features), wiring)))
+    }
+
+    /// What joins a processor to its tier and to the log.
+    fn processor(&mut self, tier: Tier, runner: usize) -> ProcessorWiring {
+        let inlet = self.parts.log.is_some().then(|| {
+            let (mut producer, consumer) = bus::lane(options::INLET_EVENTS);
+            if let Some(waker) = self.waker_to(Role::Appender, runner) {
+                producer.set_waker(waker);
+            }
+            let (inlet, progress) = appender::Inlet::new(consumer);
+            self.inlets[tier.index()].push(inlet);
+            Inlet { producer, progress }
+        });
+        ProcessorWiring {
+            receiver: self.bus.receivers[tier.index()].take().expect("a tier has one processor"),
+            inlet,
+            pool: self.parts.pool.clone(),
+            ledger: self.ledger(),
+            dead_letters: self.parts.dead_letters.sender(u32::from(self.parts.number)),
+            counters: self.process.clone(),
+            runner: Some(self.wakers[runner].clone()),
+        }
+    }
+
+    fn realtime(&mut self, runner: usize, health: &mut Vec<Arc<crate::process::HandlerHealth>>) -> Result<AnyAgent, EngineError> {
+        let mut handlers: Vec<_> = self.parts.handlers.alerts.iter().map(|make| make(self.parts.number)).collect();
+        if self.parts.handlers.stock_alert_log {
+            let path = self.file("alerts");
+            let log = AlertLog::open(&AlertLogOptions::new(&path)).map_err(|error| EngineError::file("open", &path, error))?;
+            self.view.measured.push(log.counters());
+            handlers.push(Box::new(log));
+        }
+        let wiring = self.processor(Tier::Realtime, runner);
+        let agent = Realtime::new(options::realtime(self.parts.config), handlers, wiring)
+            .map_err(|error| EngineError::io("start the helper of REALTIME", error))?;
+        self.view.latencies.push(("realtime", agent.latency()));
+        self.view.measured.extend(agent.measured());
+        health.extend(agent.health().iter().cloned());
+        Ok(AnyAgent::Realtime(Box::new(agent)))
+    }
+
+    fn transactional(
+        &mut self,
+        runner: usize,
+        health: &mut Vec<Arc<crate::process::HandlerHealth>>,
+    ) -> Result<AnyAgent, EngineError> {
+        let handler = self.parts.handlers.transactional.as_ref().map(|make| make(self.parts.number));
+        let place = self.parts.pool_plan.retry().expect("the plan of a node has retry memory");
+        let retry_memory = self.partitions[place].take().expect("the retry memory has one user");
+        let wiring = self.processor(Tier::Transactional, runner);
+        // Any number that differs between starts: jitter only has to differ between hosts.
+        let seed = HostClock.wall().0 ^ u64::from(self.parts.number);
+        let agent = Transactional::new(options::transactional(self.parts.config, seed), handler, retry_memory, wiring)
+            .map_err(|error| EngineError::io("start the helper of TRANSACTIONAL", error))?;
+        self.view.latencies.push(("trans", agent.latency()));
+        self.view.measured.extend(agent.measured());
+        health.extend(agent.health().cloned());
+        Ok(AnyAgent::Transactional(Box::new(agent)))
+    }
+
+    fn batch(&mut self, runner: usize, health: &mut Vec<Arc<crate::process::HandlerHealth>>) -> Result<AnyAgent, EngineError> {
+        let handler = self.parts.handlers.windows.as_ref().map(|make| make(self.parts.number));
+        let path = self.file("windows");
+        let log = WindowLog::open(&WindowLogOptions::new(&path), handler, self.process.clone())
+            .map_err(|error| EngineError::file("open", &path, error))?;
+        health.extend(log.health().cloned());
+        self.view.measured.extend(log.measured());
+        let wiring = self.processor(Tier::Batch, runner);
+        let agent = Batch::new(options::batch(self.parts.config), log, wiring);
+        self.view.latencies.push(("batch", agent.latency()));
+        Ok(AnyAgent::Batch(Box::new(agent)))
+    }
+
+    fn appender(&mut self) -> Result<Option<AnyAgent>, EngineError> {
+        let Some(log) = self.parts.log else { return Ok(None) };
+        let counters: Arc<AppenderCounters> = Arc::default();
+        let largest = self.parts.pool.strides().payload_bytes(SlotClass::Large);
+        let parts = AppenderParts {
+            position: log.position().map_err(|error| EngineError::io("read the end of the log", error))?,
+            status: log.status().clone(),
+            inlets: std::mem::take(&mut self.inlets),
+            pool: self.parts.pool.clone(),
+            ledger: self.ledger(),
+            gate: self.gate.clone(),
+            counters: counters.clone(),
+        };
+        let agent = Appender::new(options::appender(self.parts.config, largest), parts)
+            .map_err(|error| EngineError::io("map the staging buffers", error))?;
+        let stages = agent.latencies();
+        let names = [
+            ["realtime_staged", "trans_staged", "batch_staged"],
+            ["realtime_written", "trans_written", "batch_written"],
+            ["realtime_durable", "trans_durable", "batch_durable"],
+        ];
+        for (names, histograms) in names.iter().zip([&stages.staged, &stages.written, &stages.durable]) {
+            self.view.latencies.extend(names.iter().copied().zip(histograms.iter().cloned()));
+        }
+        self.view.measured.push(counters.clone());
+        self.view.appender = Some(counters);
+        Ok(Some(AnyAgent::Appender(Box::new(agent))))
+    }
+
+    fn runner(&mut self, index: usize, mut seats: Vec<(Seat, AnyAgent)>) -> Result<SeatedRunner, EngineError> {
+        seats.sort_by_key(|(seat, _)| *seat);
+        let plan = &self.parts.plan.runners[index];
+        let config = self.parts.config;
+        let roles: Vec<String> = plan.seats.iter().map(Seat::to_string).collect();
+        let name = match plan.seats.len() {
+            1 => format!("n{}-{}", self.parts.number, roles[0].replace(' ', "")),
+            _ => format!("n{}-runner{index}", self.parts.number),
+        };
+        let has_reactor = plan.seats.iter().any(|seat| seat.role == Role::Reactor);
+        let mut ring = Uring::new(&options::ring_options(config, name.clone(), has_reactor), self.parts.features)
+            .map_err(EngineError::Ring)?;
+        self.view.measured.push(ring.counters());
+        if has_reactor {
+            let group_entries = |buffers: u32| u16::try_from(buffers.next_power_of_two()).expect("bounded by the configuration");
+            ring.register_group(GroupId::Tcp, group_entries(options::chunks_on_offer(config))).map_err(EngineError::Ring)?;
+            if config.udp_gro == OnOff::On {
+                ring.register_group(GroupId::UdpGro, group_entries(crate::pool::UDP_GRO_CHUNKS)).map_err(EngineError::Ring)?;
+            } else {
+                ring.register_group(GroupId::Udp, group_entries(config.udp_slots)).map_err(EngineError::Ring)?;
+            }
+        }
+        for (_, agent) in &mut seats {
+            if let AnyAgent::Appender(appender) = agent {
+                let mut buffers: Vec<_> = appender.staging_buffers().collect();
+                if let Err(errno) = ring.register_staging(&mut buffers) {
+                    self.view.findings.push(super::unregistered_staging(errno));
+                }
+            }
+        }
+        let pulse = Arc::new(RunnerPulse::new(name.clone(), HostClock.now()));
+        self.view.pulses.push(pulse.clone());
+        let runner = Runner {
+            ring,
+            seats: Seats::new(seats.into_iter().map(|(_, agent)| agent).collect()),
+            waker: self.wakers[index].clone(),
+            pulse,
+            control: self.parts.control.clone(),
+            idle: options::idle(config),
+            min_wait: Nanos::from_micros(u64::from(config.min_wait_us)),
+        };
+        Ok(SeatedRunner { runner, name, cpu: plan.cpu })
+    }
+}

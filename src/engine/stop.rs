@@ -1,0 +1,109 @@
+//! The stop: stage by stage along the flow, bounded in time, and the account at the end.
+
+use std::time::Duration;
+
+use super::{Engine, RunnerThread};
+use crate::agent::{Agent, Holding};
+use crate::report::{DeadLetterSplit, DrainCause, DrainSummary};
+use crate::runner::{AnyAgent, Stage};
+use crate::sys::clock::{Clock, HostClock, Nanos};
+use crate::sys::uring::Uring;
+
+/// How often the stop looks at what the runners report.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Stops an engine. See E2-E4.
+pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
+    let began = HostClock.now();
+    let deadline = began + engine.drain_timeout;
+    let reactors = engine.nodes.iter().map(|node| node.view.reactors).sum();
+    let nodes = engine.nodes.len() as u32;
+    let appenders = engine.nodes.iter().filter(|node| node.log.is_some()).count() as u32;
+    let mut in_time = true;
+    for (stage, agents) in [(Stage::Reactors, reactors), (Stage::Processors, 3 * nodes), (Stage::Appender, appenders)] {
+        engine.advance(stage);
+        in_time &= engine.wait_drained(stage, agents, deadline);
+    }
+    engine.advance(Stage::Done);
+
+    let mut holding = Holding::default();
+    let mut left = Vec::new();
+    let mut at_rest = true;
+    for (name, thread) in std::mem::take(&mut engine.runners) {
+        match join(&name, thread) {
+            Some(agents) => left.extend(agents),
+            None => at_rest = false,
+        }
+    }
+    for agent in &left {
+        let part = Agent::<Uring>::holding(agent);
+        holding.events += part.events;
+        holding.staged += part.staged;
+    }
+    engine.sockets.clear();
+    let Engine { nodes, dead_letters, admin, telemetry, udp_drops_are_exact, .. } = engine;
+    let letters = dead_letters.counters().clone();
+    dead_letters.stop();
+    let slots_missing = left.iter_mut().map(AnyAgent::slots_missing).sum();
+    // Ends the handlers' helpers: windows and alerts are written.
+    drop(left);
+    let mut nodes = nodes;
+    for log in nodes.iter_mut().filter_map(|node| node.log.as_mut()) {
+        match log.finish(HostClock.wall()) {
+            Ok(true) => {}
+            Ok(false) => log::warn!("a log was not closed in good order; the next start recovers it"),
+            Err(error) => log::error!("a log could not be closed: {error}; the next start recovers it"),
+        }
+    }
+    let snapshot = telemetry.read(HostClock.now());
+    if let Some(admin) = admin {
+        admin.stop();
+    }
+    let took = Duration::from_nanos(HostClock.now().since(began).0);
+    let mut summary = DrainSummary::of(&snapshot, cause, took);
+    summary.deadline_missed = !in_time;
+    summary.in_flight = holding.events + holding.staged;
+    summary.dead_letters =
+        DeadLetterSplit { written: letters.written.get(), sampled_out: letters.sampled_out.get(), lost: letters.lost() };
+    summary.kernel_drops.iter_mut().for_each(|drops| drops.exact = udp_drops_are_exact);
+    if at_rest {
+        summary.slots_missing = slots_missing;
+    } else {
+        // E3: the kernel may still write there.
+        nodes.into_iter().for_each(|node| std::mem::forget(node.pool));
+    }
+    summary
+}
+
+/// The agents of a runner that has left; `None` if it ended in another way.
+fn join(name: &str, thread: RunnerThread) -> Option<Vec<AnyAgent>> {
+    match thread.join() {
+        Ok(Ok(seats)) => Some(seats.into_agents()),
+        Ok(Err(end)) => {
+            log::error!("runner {name}: {end}");
+            None
+        }
+        Err(_) => {
+            log::error!("runner {name} has panicked; what it held is lost");
+            None
+        }
+    }
+}
+
+impl Engine {
+    fn advance(&self, stage: Stage) {
+        self.control.advance(stage);
+        self.nodes.iter().flat_map(|node| &node.view.wakers).for_each(|waker| waker.notify());
+    }
+
+    /// Waits until all agents of a stage are drained; false when the time is up or a runner is gone.
+    fn wait_drained(&self, stage: Stage, agents: u32, deadline: Nanos) -> bool {
+        while self.control.drained(stage) < agents {
+            if HostClock.now() >= deadline || self.runners.iter().any(|(_, thread)| thread.is_finished()) {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        true
+    }
+}

@@ -1,0 +1,223 @@
+//! What a host may lack or refuse, and what the engine says then: three lines, an exit code, and nothing changed.
+
+mod support;
+
+use std::io::Write;
+use std::process::Command;
+
+use support::*;
+
+const CONFIGURATION: i32 = 3;
+const ENVIRONMENT: i32 = 4;
+
+/// Runs `serve` on a data folder where it must refuse to start; returns its exit code and stderr.
+fn refused_start(data: &std::path::Path, flags: &[&str]) -> (i32, String) {
+    let output = Command::new(binary())
+        .args(["serve", "--tcp-listen=127.0.0.1:0", "--udp-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
+        .arg(format!("--data-dir={}", data.display()))
+        .args(SMALL)
+        .args(flags)
+        .output()
+        .expect("the binary runs");
+    (output.status.code().expect("an exit code"), String::from_utf8(output.stderr).expect("text"))
+}
+
+#[track_caller]
+fn assert_three_lines(stderr: &str) {
+    let lines: Vec<&str> =
+        stderr.lines().filter(|l| ["error:", "cause:", "fix:"].iter().any(|w| l.trim_start().starts_with(w))).collect();
+    assert_eq!(lines.len(), 3, "error, cause, fix expected in:\n{stderr}");
+}
+
+#[test]
+fn a_data_folder_that_is_a_file_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("data");
+    std::fs::write(&path, "precious").expect("writable");
+    let (code, stderr) = refused_start(&path, &[]);
+    assert_eq!(code, ENVIRONMENT, "{stderr}");
+    assert_three_lines(&stderr);
+    assert!(stderr.contains(&path.display().to_string()), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&path).expect("still there"), "precious");
+}
+
+#[test]
+fn a_foreign_log_file_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("events.bin");
+    let foreign = b"this is somebody's holiday diary, not a log".repeat(200);
+    std::fs::write(&log, &foreign).expect("writable");
+    let (code, stderr) = refused_start(folder.path(), &[]);
+    assert_eq!(code, ENVIRONMENT, "{stderr}");
+    assert_three_lines(&stderr);
+    assert!(stderr.contains("events.bin"), "{stderr}");
+    assert_eq!(std::fs::read(&log).expect("still there"), foreign);
+}
+
+#[test]
+fn a_symlinked_log_file_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let target = folder.path().join("elsewhere");
+    std::fs::write(&target, "").expect("writable");
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("writable");
+    std::os::unix::fs::symlink(&target, data.join("events.bin")).expect("symlinks work");
+    let (code, stderr) = refused_start(&data, &[]);
+    assert_eq!(code, ENVIRONMENT, "{stderr}");
+    assert_three_lines(&stderr);
+    assert_eq!(std::fs::metadata(&target).expect("still there").len(), 0);
+}
+
+#[test]
+fn a_read_only_file_system_is_refused_with_its_errno() {
+    // /proc is read-only for files everywhere, also for root.
+    let (code, stderr) = refused_start(std::path::Path::new("/proc/eventstream-data"), &[]);
+    assert_eq!(code, ENVIRONMENT, "{stderr}");
+    assert_three_lines(&stderr);
+    assert!(stderr.contains("/proc/eventstream-data"), "{stderr}");
+}
+
+#[test]
+fn a_second_engine_on_the_same_folder_names_the_first() {
+    let server = Server::start(&[]);
+    let (code, stderr) = refused_start(&server.data, &[]);
+    assert_eq!(code, ENVIRONMENT, "{stderr}");
+    assert_three_lines(&stderr);
+    assert!(stderr.contains(&server.pid().to_string()), "the holder's pid is missing in:\n{stderr}");
+    send_all(&server, &frame(2, "unharmed", b"the first goes on"));
+    server.wait_stored(1);
+    server.stop().assert_clean();
+}
+
+#[test]
+fn a_budget_beyond_the_host_is_refused_with_the_sum() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (code, stderr) = refused_start(&folder.path().join("data"), &["--pool-large-slots=1000000"]);
+    assert_eq!(code, ENVIRONMENT, "{stderr}");
+    assert_three_lines(&stderr);
+    assert!(stderr.contains("--pool-"), "the flag to lower is missing in:\n{stderr}");
+}
+
+#[test]
+fn refused_flags_are_configuration_errors() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for flag in ["--realtime-capacity=1000", "--max-frame-bytes=99999999999", "--durability=sometimes", "--tcp-listen=nowhere"] {
+        let (code, stderr) = refused_start(&folder.path().join("data"), &[flag]);
+        assert_eq!(code, CONFIGURATION, "{flag}: {stderr}");
+        assert_three_lines(&stderr);
+        assert!(stderr.contains(flag.split('=').next().expect("a flag")), "{flag} is not named in:\n{stderr}");
+    }
+}
+
+#[test]
+fn a_cpu_that_is_not_there_is_refused_or_done_without() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (code, stderr) = refused_start(&folder.path().join("strict"), &["--cores=4000", "--strict"]);
+    assert_ne!(code, 0, "{stderr}");
+    assert_three_lines(&stderr);
+}
+
+#[test]
+fn absent_huge_pages_are_refused_only_when_strict() {
+    let pages: u64 = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").expect("Linux").trim().parse().expect("a number");
+    if pages > 0 {
+        return skip("this host has huge pages reserved");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (code, stderr) = refused_start(&folder.path().join("strict"), &["--huge-pages=required", "--strict"]);
+    assert_eq!(code, ENVIRONMENT, "{stderr}");
+    assert_three_lines(&stderr);
+    let server = Server::start(&["--huge-pages=auto"]);
+    send_all(&server, &frame(2, "small/pages", b"work too"));
+    server.wait_stored(1);
+    server.stop().assert_clean();
+}
+
+/// Wraps the engine so that a syscall fails; `None` (and a loud skip) without strace.
+fn with_injected(injection: &str) -> Option<Command> {
+    let traces = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).output().is_ok_and(|o| o.status.success());
+    if !traces {
+        skip("strace is not installed or may not trace: syscall faults are not injected");
+        return None;
+    }
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={injection}"), binary()]);
+    Some(command)
+}
+
+#[test]
+fn a_refused_io_uring_names_cause_and_fix() {
+    for errno in ["EPERM", "ENOSYS"] {
+        let Some(mut command) = with_injected(&format!("io_uring_setup:error={errno}")) else { return };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let output = command
+            .args(["serve", "--tcp-listen=127.0.0.1:0", "--udp-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
+            .arg(format!("--data-dir={}", folder.path().join("data").display()))
+            .output()
+            .expect("strace runs");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(ENVIRONMENT), "{errno}: {stderr}");
+        assert_three_lines(&stderr);
+        assert!(stderr.contains("io_uring"), "{stderr}");
+    }
+}
+
+#[test]
+fn interrupted_ring_entries_lose_nothing() {
+    let Some(command) = with_injected("io_uring_enter:error=EINTR:when=5+7") else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::spawn(command, &folder.path().join("data"), &[]);
+    let mut stream = server.connect();
+    for n in 0..200 {
+        stream.write_all(&frame((n % 5) as u8, "interrupted", format!("event {n}").as_bytes())).expect("the engine reads");
+    }
+    server.wait_stored(200);
+    drop(stream);
+    // The tracer passes signals on to its child only when it is signalled itself; the engine is its only child.
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).expect("Linux");
+    let engine: i32 = children.split_whitespace().next().expect("one child").parse().expect("a pid");
+    // SAFETY: a plain syscall; the process is our grandchild and alive.
+    assert_eq!(unsafe { libc::kill(engine, libc::SIGTERM) }, 0);
+    server.wait().assert_clean();
+}
+
+#[test]
+fn low_memlock_is_reported_and_done_without() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -l 64; exec \"$0\" \"$@\"", binary()]);
+    let server = Server::spawn(command, &folder.path().join("data"), &[]);
+    send_all(&server, &frame(2, "low/memlock", b"works"));
+    server.wait_stored(1);
+    server.stop().assert_clean();
+}
+
+#[test]
+fn every_probed_feature_can_be_missing() {
+    let known = run(&["doctor", "--json"]);
+    let text = String::from_utf8(known.stdout).expect("text");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let features: Vec<String> =
+        report["features"].as_array().expect("a list").iter().map(|f| f["name"].as_str().expect("text").to_owned()).collect();
+    assert!(features.len() >= 6, "the probe knows at least six features: {features:?}");
+    for feature in features {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(binary());
+        command.env("EVENTSTREAM_WITHOUT", &feature);
+        let server = Server::spawn(command, &folder.path().join("data"), &["--udp-gro=off"]);
+        let mut streams: Vec<_> = (0..8).map(|_| server.connect()).collect();
+        for n in 0..2000u32 {
+            let bytes = frame((n % 5) as u8, "without", format!("{feature} {n} {}", "x".repeat((n % 300) as usize)).as_bytes());
+            streams[(n % 8) as usize].write_all(&bytes).expect("the engine reads");
+        }
+        let socket = server.udp_socket();
+        for n in 0..50 {
+            socket.send(&frame((n % 5) as u8, "without/udp", format!("{feature} {n}").as_bytes())).expect("loopback");
+        }
+        server.wait_for(&format!("2050 events without {feature}"), |status| {
+            term(status, "stored") + metric(&server, "eventstream_kernel_drops_total", "") >= 2050
+        });
+        drop(streams);
+        server.stop().assert_clean();
+    }
+}
