@@ -62,7 +62,7 @@ pub use retry::RetryOptions;
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
 pub use window::ClosedWindow;
-pub use window_log::{WindowLog, WindowLogOptions};
+pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 
 /// Where a processor's events come from.
 pub(crate) use crate::bus::TierReceiver;

@@ -16,6 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::storage::LogFile;
 use crate::sys::io::Fd;
 
 /// Descriptors of files begin here; those of sockets stay below.
@@ -117,63 +118,14 @@ impl SimFile {
         act(&mut self.disk.state.borrow_mut().files[self.index])
     }
 
-    /// What operations of the ring name it by.
-    pub fn fd(&self) -> Fd {
-        Fd(FIRST_FILE_FD + self.index as i32)
-    }
-
     /// Its length in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.with(|file| file.seen.len() as u64)
-    }
-
-    /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// How many of `len` bytes at `offset` can be written now: all, or on a full disk those inside the file (D2).
     pub fn writable(&self, offset: u64, len: usize) -> usize {
-        if self.disk.is_full() { len.min(self.len().saturating_sub(offset) as usize) } else { len }
-    }
-
-    /// Reads up to `out.len()` bytes at `offset`; fewer at the end of the file.
-    pub fn read_at(&self, out: &mut [u8], offset: u64) -> usize {
-        self.with(|file| {
-            let rest = file.seen.get(offset as usize..).unwrap_or_default();
-            let count = rest.len().min(out.len());
-            out[..count].copy_from_slice(&rest[..count]);
-            count
-        })
-    }
-
-    /// Writes all of `bytes` at `offset`.
-    ///
-    /// # Errors
-    /// `StorageFull` on a full disk, if the file would have to grow; nothing is written then.
-    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if self.writable(offset, bytes.len()) < bytes.len() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.with(|file| file.write(offset as usize, bytes));
-        Ok(())
-    }
-
-    /// Cuts the file, or grows it by zeros.
-    ///
-    /// # Errors
-    /// `StorageFull` on a full disk, if it would have to grow.
-    pub fn resize(&self, len: u64) -> io::Result<()> {
-        if self.disk.is_full() && len > self.len() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.with(|file| file.set_len(len as usize));
-        Ok(())
-    }
-
-    /// Makes everything written stable.
-    pub fn sync_all(&self) {
-        self.with(FileState::sync);
+        if self.disk.is_full() { len.min(self.bytes().saturating_sub(offset) as usize) } else { len }
     }
 
     /// What a read sees.
@@ -187,6 +139,47 @@ impl SimFile {
     }
 }
 
+impl LogFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes())
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.with(|file| {
+            let rest = file.seen.get(offset as usize..).unwrap_or_default();
+            let count = rest.len().min(out.len());
+            out[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        })
+    }
+
+    /// As the trait says; `StorageFull` where the file would have to grow on a full disk, and then nothing is written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.writable(offset, bytes.len()) < bytes.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.with(|file| file.write(offset as usize, bytes));
+        Ok(())
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        if self.disk.is_full() && bytes > self.bytes() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.with(|file| file.set_len(bytes as usize));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.with(FileState::sync);
+        Ok(())
+    }
+
+    fn fd(&self) -> Fd {
+        Fd(FIRST_FILE_FD + self.index as i32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,10 +187,10 @@ mod tests {
     #[test]
     fn only_a_sync_makes_writes_stable() {
         let file = SimDisk::new().create();
-        file.write_all_at(b"first", 0).expect("there is space");
+        file.write_at(b"first", 0).expect("there is space");
         assert_eq!((file.seen().as_slice(), file.stable().as_slice()), (b"first".as_slice(), b"".as_slice()));
-        file.sync_all();
-        file.write_all_at(b"F", 0).expect("there is space");
+        file.sync().expect("a sync");
+        file.write_at(b"F", 0).expect("there is space");
         assert_eq!((file.seen().as_slice(), file.stable().as_slice()), (b"First".as_slice(), b"first".as_slice()));
     }
 
@@ -205,23 +198,23 @@ mod tests {
     fn a_full_disk_takes_writes_inside_a_file_but_lets_none_grow() {
         let disk = SimDisk::new();
         let file = disk.create();
-        file.resize(8192).expect("there is space");
+        file.set_len(8192).expect("there is space");
         disk.set_full(true);
         assert_eq!(file.writable(4096, 8192), 4096);
-        file.write_all_at(&[1; 4096], 4096).expect("inside");
-        assert!(file.write_all_at(&[1; 4097], 4096).is_err());
-        assert!(file.resize(8193).is_err());
-        assert_eq!(file.len(), 8192);
+        file.write_at(&[1; 4096], 4096).expect("inside");
+        assert!(file.write_at(&[1; 4097], 4096).is_err());
+        assert!(file.set_len(8193).is_err());
+        assert_eq!(file.bytes(), 8192);
     }
 
     #[test]
     fn a_cut_is_stable_after_a_sync_too() {
         let file = SimDisk::new().create();
-        file.write_all_at(&[7; 10_000], 0).expect("there is space");
-        file.sync_all();
-        file.resize(5_000).expect("shorter");
+        file.write_at(&[7; 10_000], 0).expect("there is space");
+        file.sync().expect("a sync");
+        file.set_len(5_000).expect("shorter");
         assert_eq!(file.stable().len(), 10_000);
-        file.sync_all();
+        file.sync().expect("a sync");
         assert_eq!(file.stable(), vec![7; 5_000]);
     }
 }

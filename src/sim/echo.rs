@@ -13,6 +13,7 @@ use super::rng::Rng;
 use super::scheduler::{Pace, Scheduler};
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::pool::{ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
+use crate::storage::LogFile;
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Fd, GroupId, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};

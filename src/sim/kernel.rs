@@ -16,11 +16,12 @@ use super::faults::Faults;
 use super::net::{ConnId, Datagram, Net};
 use super::rng::Rng;
 use crate::pool::LentBuffer;
+use crate::storage::LogFile;
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::{Completion, Errno, Fd, GroupId, Token, WriteSync};
 use crate::sys::memory::StagingBuffer;
 
-/// Fills buffers while the kernel has them; frames of the simulation's clients never contain it.
+/// Fills buffers while the kernel has them; whatever of it shows up elsewhere was never delivered.
 pub const POISON: u8 = 0xdb;
 
 /// A stalled file operation takes this many times as long.
@@ -250,9 +251,9 @@ impl Kernel {
                 return Posted::last(Err(libc::ENOSPC));
             }
         }
-        file.write_all_at(&bytes[..count], offset).expect("asked for its room above");
+        file.write_at(&bytes[..count], offset).expect("asked for its room above");
         if sync == WriteSync::DataSync {
-            file.sync_all();
+            file.sync().expect("a simulated file always can");
         }
         Posted::last(Ok(count as u32))
     }
@@ -261,7 +262,7 @@ impl Kernel {
         if self.rng.chance(self.faults.sync_error) {
             return Posted::last(Err(libc::EIO));
         }
-        file.sync_all();
+        file.sync().expect("a simulated file always can");
         Posted::last(Ok(0))
     }
 
@@ -269,7 +270,7 @@ impl Kernel {
         if self.faults.allocate_unsupported {
             return Posted::last(Err(libc::EOPNOTSUPP));
         }
-        match file.resize(bytes.end.max(file.len())) {
+        match file.set_len(bytes.end.max(file.bytes())) {
             Ok(()) => Posted::last(Ok(0)),
             Err(_) => Posted::last(Err(libc::ENOSPC)),
         }

@@ -48,6 +48,8 @@ struct Seat {
     stalled_until: Nanos,
     /// Its last poll did nothing, and nothing has happened since.
     idle: bool,
+    /// It got a completion since its last poll: what it made of it may be on its way to others.
+    in_turn: bool,
 }
 
 /// Polls agents over one ring.
@@ -67,7 +69,7 @@ impl Scheduler {
 
     /// Seats an agent and starts it.
     pub fn seat(&mut self, agent: SharedAgent) {
-        self.seats.push(Seat { agent, next_deadline: None, stalled_until: Nanos(0), idle: false });
+        self.seats.push(Seat { agent, next_deadline: None, stalled_until: Nanos(0), idle: false, in_turn: false });
         self.call(self.seats.len() - 1, |agent, ctx| agent.start(ctx));
     }
 
@@ -140,8 +142,13 @@ impl Scheduler {
             let Some(completion) = self.ring.take_completion() else { return };
             let seat = completion.token.seat() as usize;
             self.call(seat, |agent, ctx| agent.complete(completion, ctx));
+            self.seats[seat].in_turn = true;
             self.spins = 0;
             self.stir();
+            // A runner polls after a batch of completions; others may come first all the same, from another thread.
+            if self.rng.chance(500) {
+                self.poll(seat);
+            }
         }
     }
 
@@ -159,12 +166,18 @@ impl Scheduler {
         self.spins += u32::from(work.done == 0 && in_the_past);
         assert!(self.spins < SPINS_MAX, "Y2: an agent spins: {} asks for polls at once and does nothing", self.name(seat));
         let state = &mut self.seats[seat];
+        state.in_turn = false;
         state.next_deadline = work.next_deadline;
         state.idle = work.done == 0 && !in_the_past;
     }
 
     fn name(&self, seat: usize) -> &'static str {
         self.seats[seat].agent.borrow().name()
+    }
+
+    /// Whether every agent has ended its turn with a poll: then all events are in lanes, hands, or accounted for.
+    pub fn is_settled(&self) -> bool {
+        !self.seats.iter().any(|seat| seat.in_turn)
     }
 
     /// Whether nothing can happen before time passes. May let the kernel get on.
