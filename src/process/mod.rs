@@ -63,7 +63,7 @@ pub use retry::RetryOptions;
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
 pub use window::ClosedWindow;
-pub use window_log::{WindowLog, WindowLogOptions};
+pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 
 /// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next
 /// agent) within some ten microseconds.
