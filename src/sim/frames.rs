@@ -121,7 +121,7 @@ mod tests {
         let bytes = frame(7).encode();
         let limits = crate::wire::FrameLimits { max_frame_bytes: 1024 };
         let Ok(crate::wire::Parsed::Frame(parsed)) = crate::wire::parse(&bytes, &limits) else { panic!("not a frame") };
-        assert_eq!((parsed.priority, parsed.topic, parsed.body), (Priority::High, "a/b", frame(7).body().as_slice()));
+        assert_eq!((parsed.priority, parsed.topic.as_str(), parsed.body), (Priority::High, "a/b", frame(7).body().as_slice()));
         assert_eq!(parsed.frame_bytes, bytes.len());
     }
 
