@@ -397,10 +397,10 @@ impl Uring {
         self.enter_raw(len, flags, sleep)?;
         match wait {
             Wait::MinWait { until, .. } if !self.features.has(Feature::MinWait) && self.ring.completion().is_empty() => {
-                match self.sleep(Wait::Until(until)) {
-                    Some(sleep) => self.enter_raw(0, flags, sleep),
-                    None => Ok(()),
-                }
+                let Some(sleep) = self.sleep(Wait::Until(until)) else { return Ok(()) };
+                // Whatever an interrupted first enter left unsubmitted goes out before the sleep (G2).
+                let left = self.ring.submission().len() as u32;
+                self.enter_raw(left, flags, sleep)
             }
             _ => Ok(()),
         }
