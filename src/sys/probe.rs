@@ -20,7 +20,7 @@ use super::features::{Feature, Features};
 use super::findings::{Finding, Severity};
 use super::io::{Completion, Fd, GroupId, Ring, Token};
 use super::memory::{self, Arena, HUGE_PAGE_BYTES, StagingBuffer};
-use super::uring::{RingRefusal, Uring, UringOptions, Wait, build, restrict};
+use super::uring::{RingRefusal, Uring, UringOptions, Wait, build, patiently, restrict};
 use super::{process, socket};
 use crate::pool::{ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
 
@@ -152,7 +152,7 @@ fn probe_setup(without: &[Feature]) -> Result<Features, HostRefusal> {
         [wanted, wanted.without(Feature::NoSqarray), wanted.without(Feature::NoSqarray).without(Feature::DeferTaskrun)];
     let mut refused = None;
     for features in attempts {
-        match build(&options(), features) {
+        match patiently(|| build(&options(), features)) {
             Ok(ring) if features.has(Feature::Restrictions) && restrict(&ring).is_err() => {
                 return Ok(features.without(Feature::Restrictions));
             }
@@ -250,7 +250,7 @@ fn registered_ring_works(ring: Features) -> bool {
 }
 
 fn min_wait_works(features: Features) -> bool {
-    let Ok(ring) = build(&options(), features) else { return false };
+    let Ok(ring) = patiently(|| build(&options(), features)) else { return false };
     let submitter = ring.submitter();
     if submitter.register_enable_rings().is_err() {
         return false;
