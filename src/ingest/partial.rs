@@ -138,7 +138,7 @@ impl Partial {
             Ok(Parsed::Frame(frame)) => {
                 let tier = intake.tier_of(&frame);
                 let header = intake.header(&frame, tier, origin);
-                intake.must_wait(tier).map_or(Ok((tier, header)), |line| Err(Stop::Wait(line)))
+                intake.must_wait_for_lane(tier).map_or(Ok((tier, header)), |line| Err(Stop::Wait(line)))
             }
             Ok(Parsed::Incomplete { .. }) => Err(Stop::Incomplete),
             Err(refusal) => Err(Stop::Refused(refusal)),
