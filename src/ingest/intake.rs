@@ -137,6 +137,12 @@ impl Intake {
         (self.flow_control && self.tiers[tier.index()].must_wait()).then_some(Line::lane(tier))
     }
 
+    /// As [`Intake::must_wait`], for a frame that has its slot already.
+    pub(super) fn must_wait_for_lane(&mut self, tier: Tier) -> Option<Line> {
+        let line = Line::lane(tier);
+        (self.is_line_formed(line) || (self.flow_control && self.tiers[tier.index()].must_wait())).then_some(line)
+    }
+
     /// The header of a frame that becomes the next event.
     #[inline]
     pub(super) fn header(&self, frame: &Frame<'_>, tier: Tier, origin: &Origin) -> EventHeader {

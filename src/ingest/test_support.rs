@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::storage::dead_letter::DeadLetterSender;
 use super::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring, kind};
 use crate::agent::{Agent, Context, Work};
 use crate::bus::{Dispatch, Overflow, TierOptions, TierReceiver, tier};
 use crate::control::NodeGate;
 use crate::metrics::ledger::{Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerGauges, OwnerLayout, Releaser, SharedPool, SlotClass};
+use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};
@@ -164,6 +164,7 @@ pub(super) struct Rig {
     pub(super) gate: Arc<NodeGate>,
     shared: Arc<SharedPool>,
     releaser: Releaser,
+    collector: Collector,
     receivers: Vec<TierReceiver>,
     ledger: Arc<LedgerCells>,
     next_fd: i32,
@@ -190,6 +191,7 @@ impl Rig {
         });
         let (counters, gate, ledger) =
             (Arc::new(IngestCounters::default()), Arc::new(NodeGate::default()), Arc::new(LedgerCells::default()));
+        let (letters, collector) = DeadLetterQueue::manual(&DeadLetterOptions::new("unused".into()), vec![shared.clone()]);
         let wiring = ReactorWiring {
             pool: owners.remove(0),
             listener: Some(LISTENER),
@@ -199,7 +201,7 @@ impl Rig {
             ],
             dispatch: Dispatch::default(),
             tiers,
-            dead_letters: DeadLetterSender::new(shared.clone()),
+            dead_letters: letters.sender(0),
             gate: gate.clone(),
             ledger: ledger.clone(),
             counters: counters.clone(),
@@ -211,6 +213,7 @@ impl Rig {
             counters,
             gate,
             releaser: Releaser::new(shared.clone()),
+            collector,
             shared,
             receivers,
             ledger,
@@ -390,7 +393,7 @@ impl Rig {
     /// Drains to the end and checks that everything is back.
     pub(super) fn drain(&mut self) {
         self.with_context(|reactor, ctx| reactor.drain(ctx));
-        for _ in 0..1000 {
+        for _ in 0..2000 {
             self.pass(Nanos::from_millis(1));
             Tier::ALL.into_iter().for_each(|tier| drop(self.take(tier)));
             if Agent::<FakeRing>::is_drained(&self.reactor) {
@@ -401,6 +404,7 @@ impl Rig {
     }
 
     fn check_all_free(&mut self) {
+        while self.collector.collect(self.ring.now, self.ring.wall(), &mut |_| true).is_some() {}
         // The way home ends in the owner's hands only when it collects: a drained reactor is not polled, so look without it.
         let events = self.reactor.collect_for_test();
         assert_eq!(events.free, events.total, "I7: every slot is free");
