@@ -13,6 +13,8 @@ pub mod pool;
 pub mod process;
 pub mod report;
 pub mod runner;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod storage;
 mod sync;
 pub mod sys;

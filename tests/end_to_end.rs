@@ -116,7 +116,7 @@ fn killed_under_load_the_log_is_valid_and_holds_what_was_reported_written() {
 fn send_and_status_commands_work_together() {
     let server = Server::start(&[]);
     let mut child = Command::new(binary())
-        .args(["send", "--tcp", &server.tcp.to_string(), "--topic", "typed/lines", "--priority", "high", "-"])
+        .args(["send", "--tcp", &server.tcp.to_string(), "--topic", "typed/lines", "--priority", "high", "--file", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -144,7 +144,7 @@ fn topic_overrides_lead_to_another_tier() {
     send_all(&server, &bytes);
     let status = server.wait_stored(3);
     for tier in ["realtime", "transactional", "batch"] {
-        assert_eq!(status["ledger"]["tiers"][tier]["stored"].as_u64(), Some(1), "{tier}");
+        assert_eq!(status["tiers"][tier]["stored"].as_u64(), Some(1), "{tier}");
     }
     server.stop().assert_clean();
 }
@@ -154,7 +154,7 @@ fn a_tiny_pool_makes_senders_wait_and_loses_nothing() {
     let server = Server::start(&[
         "--pool-small-slots=64",
         "--pool-medium-slots=64",
-        "--pool-large-slots=1",
+        "--pool-large-slots=2",
         "--udp-slots=16",
         "--realtime-capacity=16",
         "--transactional-capacity=16",

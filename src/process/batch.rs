@@ -15,13 +15,14 @@
 use std::sync::Arc;
 
 use crate::agent::{Agent, Context, Holding, Work};
+use crate::bus::TierReceiver;
 use crate::metrics::latency::LatencyShared;
 use crate::pool::{Event, SharedPool};
 use crate::process::handled::HandledLatency;
 use crate::process::outlet::Outlet;
 use crate::process::window::WindowTable;
 use crate::process::window_log::WindowLog;
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring, TierReceiver};
+use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring};
 

@@ -13,6 +13,7 @@ use std::fmt;
 
 use crate::pool::EventView;
 use crate::process::window::ClosedWindow;
+use crate::storage::dead_letter::Note;
 
 /// Where a handler runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,43 +75,24 @@ pub(crate) fn text_prefix(text: &str, bytes_max: usize) -> &str {
     &text[..end]
 }
 
-/// Bytes of text that a [`HandlerError`] keeps.
-pub const ERROR_TEXT_BYTES_MAX: usize = 95;
-
-/// Why a handler failed: a text of at most 95 bytes, kept in place, so that failing costs no allocation.
+/// Why a handler failed: a text of at most 95 bytes, kept in place, so that failing costs no allocation. The dead letter shows it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct HandlerError {
-    bytes: [u8; ERROR_TEXT_BYTES_MAX],
-    len: u8,
-    /// Something did not fit; nothing follows it, so that the text stays a prefix.
-    is_cut: bool,
-}
+pub struct HandlerError(Note);
 
 impl HandlerError {
     /// Keeps as much of the text as fits, cut between characters.
     pub fn new(cause: impl fmt::Display) -> Self {
-        let mut error = Self { bytes: [0; ERROR_TEXT_BYTES_MAX], len: 0, is_cut: false };
-        // Cannot fail: `write_str` below always says Ok, and a Display that fails itself just ends the text there.
-        let _ = fmt::Write::write_fmt(&mut error, format_args!("{cause}"));
-        error
+        Self(Note::of(cause))
     }
 
     /// The text.
     pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len as usize]).expect("cut between characters")
+        self.0.as_str()
     }
-}
 
-impl fmt::Write for HandlerError {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        if !self.is_cut {
-            let used = self.len as usize;
-            let taken = text_prefix(text, ERROR_TEXT_BYTES_MAX - used).len();
-            self.bytes[used..used + taken].copy_from_slice(&text.as_bytes()[..taken]);
-            self.len = (used + taken) as u8;
-            self.is_cut = taken < text.len();
-        }
-        Ok(())
+    /// The text as it goes to the dead letters.
+    pub(crate) fn note(&self) -> Note {
+        self.0
     }
 }
 
@@ -134,7 +116,7 @@ mod tests {
 
     #[test]
     fn error_text_is_cut_between_characters() {
-        let error = HandlerError::new(format_args!("{}é{}", "x".repeat(94), "tail"));
+        let error = HandlerError::new(format_args!("{}é", "x".repeat(94)));
         assert_eq!(error.text(), "x".repeat(94));
         assert_eq!(HandlerError::new("disk on fire").text(), "disk on fire");
     }

@@ -27,7 +27,6 @@
 pub mod alert_log;
 pub mod batch;
 pub mod counters;
-
 pub mod dedup;
 pub mod guard;
 mod handled;
@@ -45,8 +44,10 @@ pub mod window_log;
 
 use std::sync::Arc;
 
+use crate::bus::TierReceiver;
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::SharedPool;
+use crate::storage::dead_letter::DeadLetterSender;
 use crate::sys::clock::Nanos;
 use crate::sys::wake::Waker;
 
@@ -62,12 +63,7 @@ pub use retry::RetryOptions;
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
 pub use window::ClosedWindow;
-pub use window_log::{WindowLog, WindowLogOptions};
-
-/// Where a processor's events come from.
-pub(crate) use crate::bus::TierReceiver;
-/// What cannot be processed goes here.
-pub(crate) use crate::storage::dead_letter::DeadLetterSender;
+pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 
 /// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next
 /// agent) within some ten microseconds.

@@ -106,9 +106,9 @@ impl Outlet {
     }
 
     /// The event is lost for a reason.
-    pub(crate) fn dead_letter(&mut self, event: Event, reason: DropReason, text: &str) {
+    pub(crate) fn dead_letter(&mut self, event: Event, reason: DropReason, note: Note) {
         self.cell(&event).lost[reason as usize].add(1);
-        self.dead_letters.send(event, reason, Note::new(text));
+        self.dead_letters.send(event, reason, note);
     }
 
     /// The event was copied; its slot goes home, its outcome is still open.

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use crate::agent::{Agent, Context, Holding, Work};
+use crate::bus::TierReceiver;
 use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::DropReason;
@@ -21,7 +22,7 @@ use crate::process::handled::HandledLatency;
 use crate::process::handler::{AlertHandler, HandlerError, HandlerMode};
 use crate::process::offload::{Job, Offload, Verdict};
 use crate::process::outlet::Outlet;
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring, TierReceiver};
+use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::{Completion, Ring};
 
@@ -131,7 +132,7 @@ impl Realtime {
         while (done as usize) < POLL_EVENTS_MAX && self.outlet.room() > 0 {
             let Some(finished) = self.offload.as_mut().and_then(Offload::collect) else { break };
             match finished.verdict {
-                Verdict::Panicked(error) => self.outlet.dead_letter(finished.event, DropReason::HandlerPanic, error.text()),
+                Verdict::Panicked(error) => self.outlet.dead_letter(finished.event, DropReason::HandlerPanic, error.note()),
                 // An alert handler has no way to fail but to panic.
                 Verdict::Done | Verdict::Failed(_) | Verdict::Disabled => {
                     self.finish(finished.event, finished.handled_at, finished.handled_at);
@@ -158,7 +159,7 @@ impl Realtime {
         let done = batch.len() as u32;
         for (place, event) in batch.drain(..).enumerate() {
             if let Some((_, error)) = self.panicked.iter().find(|(panicked, _)| *panicked == place) {
-                self.outlet.dead_letter(event, DropReason::HandlerPanic, error.text());
+                self.outlet.dead_letter(event, DropReason::HandlerPanic, error.note());
             } else if let Some(offload) = &mut self.offload {
                 offload.push(event);
             } else {

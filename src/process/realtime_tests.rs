@@ -101,7 +101,7 @@ fn a_panic_dead_letters_its_event_only_and_a_disabled_handler_costs_no_event() {
         }
         bench.drain(&mut agent);
         assert_eq!(bench.dead_reasons(), [DropReason::HandlerPanic; 5]);
-        assert!(bench.dead.lock().unwrap()[0].1.as_str().contains("boom"));
+        assert!(bench.dead[0].1.contains("boom"));
         let health = agent.health()[0].clone();
         drop(agent);
         assert_eq!(ids.iter().collect::<Vec<_>>(), [0, 3]);

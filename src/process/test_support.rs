@@ -2,15 +2,17 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::agent::{Agent, Context, Holding, Work};
+use crate::bus::TierReceiver;
 use crate::bus::lane::{LaneConsumer, LaneProducer, lane};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
-use crate::process::dead_letters_shim::{DeadLetterSender, InletProgress, Note};
 use crate::process::outlet::{Inlet, Outlet};
 use crate::process::{ProcessCounters, ProcessorWiring};
+use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
+use crate::storage::status::InletProgress;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Fd, GroupId, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};
@@ -32,8 +34,7 @@ impl TestPool {
     }
 
     pub(crate) fn with_retry_slots(retry_slots: u32) -> Self {
-        let layouts = [[2048, 64, 0, 0, 0], [retry_slots, 0, 0, 0, 0]]
-            .map(|slots| OwnerLayout { slots, quota: [slots; crate::pool::SlotUse::COUNT] });
+        let layouts = [[2048, 64, 0, 0, 0], [retry_slots, 0, 0, 0, 0]].map(OwnerLayout::without_quotas);
         let strides = ClassStrides::new(4096, 4096);
         let arena = Arena::map(SharedPool::arena_bytes(&strides, &layouts)).unwrap();
         let (shared, mut owners) = SharedPool::divide(arena, strides, &layouts);
@@ -84,7 +85,8 @@ impl TestPool {
     }
 
     pub(crate) fn outlet(&self, inlet: Option<Inlet>, hold_events_max: usize) -> Outlet {
-        let dead_letters = DeadLetterSender::new(self.shared.clone());
+        let (letters, _) = DeadLetterQueue::manual(&DeadLetterOptions::new("unused".into()), vec![self.shared.clone()]);
+        let dead_letters = letters.sender(0);
         Outlet::new(inlet, self.shared.clone(), self.ledger.clone(), dead_letters, hold_events_max)
     }
 }
@@ -103,7 +105,9 @@ pub(crate) struct Bench {
     pub(crate) appender: Option<LaneConsumer>,
     pub(crate) progress: InletProgress,
     pub(crate) counters: Arc<ProcessCounters>,
-    pub(crate) dead: Arc<Mutex<Vec<(DropReason, Note)>>>,
+    /// Dead letters so far: reason and note.
+    pub(crate) dead: Vec<(DropReason, String)>,
+    letters: (DeadLetterQueue, Collector),
     written: u64,
 }
 
@@ -112,7 +116,7 @@ impl Bench {
     pub(crate) fn new(pool: TestPool, inlet_events: usize) -> (Self, ProcessorWiring) {
         let (tier, receiver) = lane(1024);
         let counters = Arc::new(ProcessCounters::default());
-        let dead_letters = DeadLetterSender::new(pool.shared.clone());
+        let letters = DeadLetterQueue::manual(&DeadLetterOptions::new("unused".into()), vec![pool.shared.clone()]);
         let (inlet, appender, progress) = match inlet_events {
             0 => (None, None, InletProgress::default()),
             events => {
@@ -120,17 +124,19 @@ impl Bench {
                 (Some(inlet), Some(appender), progress)
             }
         };
-        let dead = dead_letters.sent();
         let wiring = ProcessorWiring {
-            receiver,
+            receiver: TierReceiver::new(vec![receiver]),
             inlet,
             pool: pool.shared.clone(),
             ledger: pool.ledger.clone(),
-            dead_letters,
+            dead_letters: letters.0.sender(0),
             counters: counters.clone(),
             runner: None,
         };
-        (Self { pool, ring: FakeRing::default(), tier, appender, progress, counters, dead, written: 0 }, wiring)
+        (
+            Self { pool, ring: FakeRing::default(), tier, appender, progress, counters, dead: Vec::new(), letters, written: 0 },
+            wiring,
+        )
     }
 
     pub(crate) fn send(&mut self, event: Event) {
@@ -158,7 +164,21 @@ impl Bench {
     }
 
     pub(crate) fn poll(&mut self, agent: &mut impl Agent<FakeRing>) -> Work {
-        self.with_context(|ctx| agent.poll(ctx))
+        let work = self.with_context(|ctx| agent.poll(ctx));
+        self.read_letters();
+        work
+    }
+
+    /// Plays the writer of dead letters.
+    fn read_letters(&mut self) {
+        let dead = &mut self.dead;
+        let mut read = |line: &[u8]| {
+            let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+            let reason = DropReason::ALL.into_iter().find(|reason| line["reason"] == reason.name()).unwrap();
+            dead.push((reason, line["note"].as_str().unwrap_or("").to_owned()));
+            true
+        };
+        while self.letters.1.collect(Nanos(0), WallNanos(0), &mut read).is_some() {}
     }
 
     /// Polls until a poll does nothing.
@@ -208,7 +228,7 @@ impl Bench {
     }
 
     pub(crate) fn dead_reasons(&self) -> Vec<DropReason> {
-        self.dead.lock().unwrap().iter().map(|(reason, _)| *reason).collect()
+        self.dead.iter().map(|(reason, _)| *reason).collect()
     }
 }
 

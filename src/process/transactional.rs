@@ -24,6 +24,7 @@
 use std::sync::Arc;
 
 use crate::agent::{Agent, Context, Holding, Work};
+use crate::bus::TierReceiver;
 use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::DropReason;
@@ -35,7 +36,8 @@ use crate::process::handler::{HandlerError, HandlerMode, TransactionalHandler};
 use crate::process::offload::{Offload, Verdict};
 use crate::process::outlet::Outlet;
 use crate::process::retry::{RetryOptions, RetryQueue};
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring, TierReceiver};
+use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
+use crate::storage::dead_letter::Note;
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::{Completion, Ring};
 
@@ -287,9 +289,9 @@ impl Transactional {
                 }
             }
             Verdict::Failed(error) => self.fail(event, &error, handled_at),
-            Verdict::Panicked(error) => self.lose(event, DropReason::HandlerPanic, error.text()),
+            Verdict::Panicked(error) => self.lose(event, DropReason::HandlerPanic, error.note()),
             Verdict::Disabled => {
-                self.lose(event, DropReason::HandlerPanic, "not tried: the handler is disabled after its panics")
+                self.lose(event, DropReason::HandlerPanic, Note::new("not tried: the handler is disabled after its panics"))
             }
         }
     }
@@ -297,7 +299,7 @@ impl Transactional {
     fn fail(&mut self, event: Event, error: &HandlerError, now: Nanos) {
         let failed_before = self.pool.header(&event).attempts;
         if failed_before >= self.retries.max_retries() {
-            return self.lose(event, DropReason::ProcessingFailed, error.text());
+            return self.lose(event, DropReason::ProcessingFailed, error.note());
         }
         let attempts = failed_before + 1;
         match self.retries.detach(&self.pool, event, attempts) {
@@ -305,16 +307,16 @@ impl Transactional {
                 original.into_iter().for_each(|event| self.outlet.release_copied(event));
                 self.retries.push(copy, attempts, now);
             }
-            Err(event) => self.lose(event, DropReason::RetryOverflow, error.text()),
+            Err(event) => self.lose(event, DropReason::RetryOverflow, error.note()),
         }
     }
 
-    fn lose(&mut self, event: Event, reason: DropReason, text: &str) {
+    fn lose(&mut self, event: Event, reason: DropReason, note: Note) {
         let key = self.key(&event);
         if let (Some(dedup), Some(key)) = (&mut self.dedup, key) {
             dedup.forget(key);
         }
-        self.outlet.dead_letter(event, reason, text);
+        self.outlet.dead_letter(event, reason, note);
     }
 
     /// Computed anew where it is needed (some 10 ns for a small event) instead of carried along with every event.

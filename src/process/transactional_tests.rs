@@ -127,7 +127,7 @@ fn an_event_that_always_fails_is_dead_lettered_with_its_last_error_after_its_tri
         send(&mut bench, 0, "fail9", "x");
         bench.drain(&mut agent);
         assert_eq!(bench.dead_reasons(), [DropReason::ProcessingFailed]);
-        assert_eq!(bench.dead.lock().unwrap()[0].1.as_str(), "no 4");
+        assert_eq!(bench.dead[0].1, "no 4");
         assert_eq!(bench.counters.transactional.retries.get(), 3);
         assert_eq!((bench.pool.terms().dead_lettered(), bench.pool.terms().processed), (1, 0));
         bench.check_ledger(&agent);
@@ -180,7 +180,7 @@ fn a_panic_dead_letters_its_event_and_so_does_a_disabled_handler() {
         send(&mut bench, 2, "t", "healthy, but nobody is there to say so");
         bench.drain(&mut agent);
         assert_eq!(bench.dead_reasons(), [DropReason::HandlerPanic; 3]);
-        assert!(bench.dead.lock().unwrap()[2].1.as_str().contains("disabled"));
+        assert!(bench.dead[2].1.contains("disabled"));
         assert_eq!(agent.health().unwrap().disabled.get(), 1);
     }
 }

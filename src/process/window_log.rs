@@ -78,6 +78,20 @@ impl WindowLog {
         handler: Option<Box<dyn WindowHandler>>,
         counters: Arc<ProcessCounters>,
     ) -> io::Result<Self> {
+        let (mut log, writer) = Self::manual(options, handler, counters)?;
+        log.helper = Some(std::thread::Builder::new().name("windows".into()).spawn(move || writer.run())?);
+        Ok(log)
+    }
+
+    /// Opens the file without a helper thread, for the simulator: windows stay until [`WindowWriter::write_next`] is called.
+    ///
+    /// # Errors
+    /// What opening the file says.
+    pub fn manual(
+        options: &WindowLogOptions,
+        handler: Option<Box<dyn WindowHandler>>,
+        counters: Arc<ProcessCounters>,
+    ) -> io::Result<(Self, WindowWriter)> {
         let file = OpenOptions::new().create(true).append(true).open(&options.path)?;
         let limits = WindowTableLimits { topics_max: options.topics_max, topic_bytes_max: options.topic_bytes_max };
         let shared = Arc::new(Shared { to_write: ArrayQueue::new(2), spare: ArrayQueue::new(2), stop: AtomicBool::new(false) });
@@ -87,7 +101,7 @@ impl WindowLog {
         }
         let handler = handler.map(|handler| Guard::new(handler.name(), handler, options.handler_panics_max));
         let health = handler.as_ref().map(Guard::health);
-        let writer = Writer {
+        let writer = WindowWriter {
             shared: shared.clone(),
             out: BufWriter::with_capacity(64 * 1024, file),
             path: options.path.clone(),
@@ -95,8 +109,7 @@ impl WindowLog {
             counters,
             complained_at: None,
         };
-        let helper = std::thread::Builder::new().name("windows".into()).spawn(move || writer.run())?;
-        Ok(Self { shared, helper: Some(helper), health })
+        Ok((Self { shared, helper: None, health }, writer))
     }
 
     /// An empty table, if the helper has given one back.
@@ -108,7 +121,9 @@ impl WindowLog {
     pub(crate) fn write(&self, table: Box<WindowTable>) {
         let pushed = self.shared.to_write.push(table);
         assert!(pushed.is_ok(), "the queue holds both tables");
-        self.helper.as_ref().expect("lives as long as this").thread().unpark();
+        if let Some(helper) = &self.helper {
+            helper.thread().unpark();
+        }
     }
 
     /// Whether the helper holds nothing: one table is with the batch processor, the other is spare.
@@ -145,7 +160,7 @@ impl Drop for WindowLog {
 }
 
 /// The thread's side.
-struct Writer {
+pub struct WindowWriter {
     shared: Arc<Shared>,
     out: BufWriter<File>,
     path: PathBuf,
@@ -154,23 +169,30 @@ struct Writer {
     complained_at: Option<Instant>,
 }
 
-impl Writer {
+impl WindowWriter {
     fn run(mut self) {
         helper_thread_setup();
         loop {
             // Looked at before the queue: what was queued before the stop is written.
             let stopping = self.shared.stop.load(Ordering::Acquire);
-            match self.shared.to_write.pop() {
-                Some(mut table) => {
-                    self.write(&table);
-                    table.clear();
-                    let pushed = self.shared.spare.push(table);
-                    assert!(pushed.is_ok(), "the queue holds both tables");
-                }
-                None if stopping => return,
-                None => std::thread::park(),
+            if self.write_next() {
+                continue;
             }
+            if stopping {
+                return;
+            }
+            std::thread::park();
         }
+    }
+
+    /// Writes the oldest closed window and gives its table back. False: there is none.
+    pub fn write_next(&mut self) -> bool {
+        let Some(mut table) = self.shared.to_write.pop() else { return false };
+        self.write(&table);
+        table.clear();
+        let pushed = self.shared.spare.push(table);
+        assert!(pushed.is_ok(), "the queue holds both tables");
+        true
     }
 
     fn write(&mut self, table: &WindowTable) {

@@ -1,0 +1,70 @@
+//! What goes wrong in a simulated kernel, and how often.
+
+use crate::sys::clock::Nanos;
+
+/// The knobs of a simulated kernel. Chances are per mille of the occasions named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// A multishot operation ends with a completion that otherwise succeeded.
+    pub silent_end: u32,
+    /// A receive takes less than it could.
+    pub short_receive: u32,
+    /// A multishot receive that finds its group empty ends with ENOBUFS though no data came (kernels without POLL_FIRST).
+    pub eager_enobufs: bool,
+    /// A buffer comes back with an error or with zero bytes.
+    pub buffer_with_nothing: u32,
+    /// Whether the byte cap of an arming is honoured.
+    pub byte_cap: bool,
+    /// An accept fails with ECONNABORTED.
+    pub accept_aborted: u32,
+    /// Descriptors for accepted connections; beyond that accept fails with EMFILE.
+    pub descriptors_max: usize,
+    /// Completions on the queue beyond which a multishot ends (overflow).
+    pub cq_entries: usize,
+    /// Bytes that a connection takes before its sender has to wait.
+    pub receive_window_bytes: usize,
+    /// Datagrams that a socket holds before it drops.
+    pub datagrams_max: usize,
+    /// A truncated datagram tells its real length (as with MSG_TRUNC asked for) instead of what was copied.
+    pub truncated_tells_length: bool,
+    /// A write completes short.
+    pub short_write: u32,
+    /// Short writes end at whole 512-byte sectors, as direct ones do.
+    pub whole_sectors: bool,
+    /// The longest that a file operation takes.
+    pub file_delay_max: Nanos,
+    /// A file operation takes a hundred times as long.
+    pub file_stall: u32,
+    /// Allocating ahead is not supported by this file system.
+    pub allocate_unsupported: bool,
+    /// A write fails with EIO.
+    pub write_error: u32,
+    /// A sync fails with EIO.
+    pub sync_error: u32,
+}
+
+impl Faults {
+    /// A kernel that does what it can, at once.
+    pub const fn none() -> Self {
+        Self {
+            silent_end: 0,
+            short_receive: 0,
+            eager_enobufs: false,
+            buffer_with_nothing: 0,
+            byte_cap: true,
+            accept_aborted: 0,
+            descriptors_max: usize::MAX,
+            cq_entries: usize::MAX,
+            receive_window_bytes: 64 * 1024,
+            datagrams_max: 1024,
+            truncated_tells_length: false,
+            short_write: 0,
+            whole_sectors: true,
+            file_delay_max: Nanos(0),
+            file_stall: 0,
+            allocate_unsupported: false,
+            write_error: 0,
+            sync_error: 0,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+#![forbid(unsafe_code)]
+//! The simulator: the engine's own agents, unchanged, over a simulated kernel, disk and clock, on one thread, by one seed.
+//!
+//! ```text
+//!  clients ──bytes──► net ┐                          ┌──────── scheduler ────────┐
+//!                         ├─ kernel ◄──Ring── agents ┤ polls, completions, time, │
+//!          disk ◄─────────┘   (faults)               │ stalls: in seeded order   │
+//!                                                    └───────────────────────────┘
+//! ```
+//!
+//! Invariants:
+//! - **M1** One seed, one run: no thread, no host clock, no hash order has a say in what happens.
+//! - **M2** The simulated ring keeps R1-R4 of [`crate::sys::io`] and nothing more: whatever they leave open, chance decides.
+//! - **M3** An agent's mistake towards the kernel ends the run at once, with its name (see [`kernel`]).
+//!
+//! What it does not do: crashes, memory orderings (loom has those), throughput.
+
+pub mod clients;
+pub mod clock;
+pub mod disk;
+#[cfg(test)]
+mod echo;
+pub mod faults;
+pub mod frames;
+pub mod kernel;
+pub mod net;
+pub mod node;
+pub mod oracle;
+mod receive;
+pub mod ring;
+pub mod rng;
+pub mod scenario;
+pub mod scheduler;
+pub mod world;

@@ -1,0 +1,211 @@
+//! What must hold of a run: checked from outside, against what was sent and what the kernel handed over.
+//!
+//! - **O1** The ledger balances after every step, with *in flight* counted from what the agents hold.
+//! - **O2** Every whole, well-formed frame that reached an agent was received, and nothing else was.
+//! - **O3** The log holds exactly as many events as the ledger says, by source and tier; each is one that was sent, byte for byte, and
+//!   none is there more often than it was sent (once, where duplicates are recognised).
+//! - **O4** Of one connection and tier, events are in the log in the order in which they were sent.
+//! - **O5** After the drain every slot is free, nothing is in flight, no connection is open.
+//! - **O6** As many dead letters were sent as the ledger says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::clients::Account;
+use super::frames::{self, FrameKey};
+use crate::agent::Holding;
+use crate::metrics::ledger::Ledger;
+use crate::pool::Source;
+use crate::storage::reader::OwnedRecord;
+use crate::wire::{Priority, Tier};
+
+/// An event as it was read back from the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number, unique in the log.
+    pub id: u64,
+    /// Where it came in.
+    pub source: Source,
+    /// Where it was processed.
+    pub tier: Tier,
+    /// As sent.
+    pub priority: Priority,
+    /// As sent.
+    pub topic: String,
+    /// As sent.
+    pub body: Vec<u8>,
+}
+
+impl From<OwnedRecord> for Stored {
+    fn from(record: OwnedRecord) -> Self {
+        let OwnedRecord { id, priority, tier, source, topic, body, .. } = record;
+        Self { id, source, tier, priority, topic, body }
+    }
+}
+
+/// What is expected of a log besides what always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRules {
+    /// TRANSACTIONAL events are recognised when they come again.
+    pub dedup: bool,
+    /// No TRANSACTIONAL event is tried again, so that their order holds too.
+    pub transactional_in_order: bool,
+}
+
+/// Whole frames by source and tier, as they reached the agents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrivals(pub [[u64; Tier::COUNT]; Source::COUNT]);
+
+impl Arrivals {
+    /// Adds the frames at the start of `bytes`; gives their names.
+    pub fn add(&mut self, source: Source, bytes: &[u8], frame_bytes_max: usize) -> Vec<FrameKey> {
+        let walk = frames::walk(bytes, frame_bytes_max);
+        for (_, priority) in &walk.frames {
+            self.0[source.index()][priority.tier().index()] += 1;
+        }
+        walk.frames.into_iter().map(|(key, _)| key).collect()
+    }
+}
+
+/// O1.
+///
+/// # Panics
+/// If receipts are not outcomes plus what is held.
+pub fn check_balance(ledger: &Ledger, holding: Holding) {
+    let in_flight = holding.events + holding.staged;
+    assert!(ledger.balances(in_flight), "O1: the ledger does not balance with {holding:?}: {:#?}", ledger.total());
+}
+
+/// O2.
+///
+/// # Panics
+/// If the ledger's receipts are not between the arrivals that had to be taken and all of them.
+pub fn check_receipts(ledger: &Ledger, least: &Arrivals, most: &Arrivals) {
+    for source in Source::ALL {
+        for tier in Tier::ALL {
+            let received = ledger.terms[source.index()][tier.index()].received;
+            let arrived = least.0[source.index()][tier.index()]..=most.0[source.index()][tier.index()];
+            let what = (source.name(), tier.name());
+            assert!(arrived.contains(&received), "O2: {received} {what:?} events received, {arrived:?} arrived");
+        }
+    }
+}
+
+/// O3 and O4.
+///
+/// # Panics
+/// If the log is not what the ledger and the account say.
+pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogRules) {
+    for source in Source::ALL {
+        for tier in Tier::ALL {
+            let found = log.iter().filter(|event| event.source == source && event.tier == tier).count() as u64;
+            let stored = ledger.terms[source.index()][tier.index()].stored;
+            assert_eq!(found, stored, "O3: {} {} events in the log, and stored", source.name(), tier.name());
+        }
+    }
+    let (mut ids, mut times, mut last) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    for event in log {
+        assert!(ids.insert(event.id), "O3: two events in the log are number {}", event.id);
+        let key = check_content(event, account);
+        *times.entry((key, event.tier)).or_insert(0u32) += 1;
+        let in_order = event.source == Source::Tcp && (event.tier != Tier::Transactional || rules.transactional_in_order);
+        if in_order && let Some(before) = last.insert((key.client, event.tier), key.sequence) {
+            assert!(before <= key.sequence, "O4: {key:?} is in the log after {before} of {}", event.tier.name());
+        }
+    }
+    for ((key, tier), found) in times {
+        let sent = account.sent[&key].1;
+        let most = if rules.dedup && tier == Tier::Transactional { 1 } else { sent };
+        assert!(found <= most, "O3: {key:?} is {found} times in the log, was sent {sent} times");
+    }
+}
+
+fn check_content(event: &Stored, account: &Account) -> FrameKey {
+    let key = frames::key_of(&event.body).unwrap_or_else(|| panic!("O3: nobody sent this: {event:?}"));
+    let (sent, _) = account.sent.get(&key).unwrap_or_else(|| panic!("O3: nobody sent {key:?}: {event:?}"));
+    let same = event.priority == sent.priority && event.topic == sent.topic && event.body == sent.body();
+    assert!(same, "O3: {event:?} is not what was sent: {sent:?}");
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frames::SentFrame;
+    use super::*;
+    use crate::metrics::ledger::LedgerCells;
+
+    const RULES: LogRules = LogRules { dedup: true, transactional_in_order: true };
+
+    /// Two frames sent once each, stored in order, and the ledger that says so.
+    fn good() -> (Vec<Stored>, LedgerCells, Account) {
+        let (cells, mut account) = (LedgerCells::default(), Account::default());
+        let stored = (0..2).map(|sequence| {
+            let key = FrameKey { client: 1, sequence };
+            let sent = SentFrame { key, priority: Priority::Medium, topic: "t".into(), body_bytes: 12 };
+            account.sent.insert(key, (sent.clone(), 1));
+            cells.cell(Source::Tcp, Tier::Transactional).stored.add(1);
+            let (source, tier) = (Source::Tcp, Tier::Transactional);
+            Stored {
+                id: u64::from(sequence),
+                source,
+                tier,
+                priority: sent.priority,
+                topic: sent.topic.clone(),
+                body: sent.body(),
+            }
+        });
+        (stored.collect(), cells, account)
+    }
+
+    fn check(spoil: impl FnOnce(&mut Vec<Stored>, &LedgerCells)) {
+        let (mut log, cells, account) = good();
+        spoil(&mut log, &cells);
+        check_log(&log, &Ledger::read(std::iter::once(&cells)), &account, RULES);
+    }
+
+    #[test]
+    fn a_good_log_passes() {
+        check(|_, _| {});
+    }
+
+    #[test]
+    #[should_panic(expected = "events in the log, and stored")]
+    fn a_lost_event_is_noticed() {
+        check(|log, _| drop(log.pop()));
+    }
+
+    #[test]
+    #[should_panic(expected = "is not what was sent")]
+    fn a_changed_byte_is_noticed() {
+        check(|log, _| log[1].body[10] ^= 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "O4")]
+    fn a_changed_order_is_noticed() {
+        check(|log, _| log.swap(0, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "2 times in the log")]
+    fn a_duplicate_is_noticed() {
+        check(|log, cells| {
+            let again = Stored { id: 9, ..log[1].clone() };
+            log.push(again);
+            cells.cell(Source::Tcp, Tier::Transactional).stored.add(1);
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody sent")]
+    fn an_invented_event_is_noticed() {
+        check(|log, _| log[0].body[0] ^= 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "O1")]
+    fn an_uncounted_event_is_noticed() {
+        let (_, cells, _) = good();
+        cells.cell(Source::Tcp, Tier::Batch).received.add(3);
+        check_balance(&Ledger::read(std::iter::once(&cells)), Holding { events: 1, staged: 1 });
+    }
+}

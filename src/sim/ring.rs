@@ -1,0 +1,248 @@
+//! The simulated ring: what agents get for the kernel ([`Ring`]), and the same kernel as clients and the scheduler see it.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::clock::SimClock;
+use super::disk::SimDisk;
+use super::faults::Faults;
+use super::kernel::{Kernel, Kind};
+use super::net::{ConnId, Datagram};
+use crate::pool::LentBuffer;
+use crate::sys::clock::{Clock, Nanos, WallNanos};
+use crate::sys::io::{Completion, Fd, GroupId, Ring, Token, WriteSync};
+use crate::sys::memory::StagingBuffer;
+
+/// A ring over a simulated kernel; clones are the same ring. One thread only.
+#[derive(Clone, Debug)]
+pub struct SimRing {
+    kernel: Rc<RefCell<Kernel>>,
+    clock: SimClock,
+}
+
+/// What a connection brought, for the oracles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// All bytes that an agent got.
+    pub bytes: Vec<u8>,
+    /// How many of them before the engine shut the connection down.
+    pub before_shutdown: usize,
+}
+
+/// The host's side: what clients, the scheduler and the oracles do.
+impl SimRing {
+    /// A host of its own, with its own chance.
+    pub fn new(seed: u64, faults: Faults) -> Self {
+        let kernel = Kernel::new(seed, faults);
+        let clock = kernel.clock.clone();
+        Self { kernel: Rc::new(RefCell::new(kernel)), clock }
+    }
+
+    /// The clock of this host.
+    pub fn clock(&self) -> &SimClock {
+        &self.clock
+    }
+
+    /// The disk of this host.
+    pub fn disk(&self) -> SimDisk {
+        self.kernel.borrow().disk.clone()
+    }
+
+    /// Changes what goes wrong from now on.
+    pub fn change_faults(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.kernel.borrow_mut().faults);
+    }
+
+    /// A listening socket.
+    pub fn listen(&self) -> Fd {
+        self.kernel.borrow_mut().net.listen()
+    }
+
+    /// A bound datagram socket, with aggregation if `gro`.
+    pub fn bind_datagrams(&self, gro: bool) -> Fd {
+        self.kernel.borrow_mut().net.bind_datagrams(gro)
+    }
+
+    /// Closes a socket that the simulation opened itself, once nothing is in flight on it.
+    pub fn close_own(&self, fd: Fd) {
+        self.kernel.borrow_mut().net.close(fd);
+    }
+
+    /// A client connects; `None` when nobody listens there.
+    pub fn connect(&self, listener: Fd) -> Option<ConnId> {
+        self.kernel.borrow_mut().net.connect(listener)
+    }
+
+    /// A client sends; returns how many bytes found room.
+    pub fn send(&self, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut kernel = self.kernel.borrow_mut();
+        let window_bytes = kernel.faults.receive_window_bytes;
+        kernel.net.send(conn, bytes, window_bytes)
+    }
+
+    /// A client ends its stream in order.
+    pub fn finish(&self, conn: ConnId) {
+        self.kernel.borrow_mut().net.stream(conn).fin = true;
+    }
+
+    /// A client resets its connection; bytes under way are lost from a random place on.
+    pub fn reset(&self, conn: ConnId) {
+        let mut kernel = self.kernel.borrow_mut();
+        let waiting = kernel.net.stream(conn).inbound.len() as u64;
+        let kept = kernel.rng.between(0..=waiting) as usize;
+        let stream = kernel.net.stream(conn);
+        stream.inbound.truncate(kept);
+        stream.reset = true;
+    }
+
+    /// Whether the engine has shut this connection down or closed it.
+    pub fn is_refused(&self, conn: ConnId) -> bool {
+        let mut kernel = self.kernel.borrow_mut();
+        let stream = kernel.net.stream(conn);
+        stream.shut || stream.closed
+    }
+
+    /// Whether the engine has closed this connection's descriptor.
+    pub fn is_closed(&self, conn: ConnId) -> bool {
+        self.kernel.borrow_mut().net.stream(conn).closed
+    }
+
+    /// A datagram arrives, or is dropped where the queue is full.
+    pub fn send_datagram(&self, socket: Fd, bytes: Vec<u8>) {
+        let mut kernel = self.kernel.borrow_mut();
+        let datagrams_max = kernel.faults.datagrams_max;
+        if !kernel.net.is_open(socket) {
+            return;
+        }
+        let socket = kernel.net.datagrams(socket);
+        if socket.queue.len() < datagrams_max {
+            socket.queue.push_back(Datagram { bytes, truncated: false });
+        } else {
+            socket.drops = socket.drops.wrapping_add(1);
+        }
+    }
+
+    /// One operation gets on; false if none can now.
+    pub fn step(&self) -> bool {
+        self.kernel.borrow_mut().step()
+    }
+
+    /// The next completion, from an operation chosen by chance.
+    pub fn take_completion(&self) -> Option<Completion> {
+        self.kernel.borrow_mut().take_completion()
+    }
+
+    /// Whether completions wait to be taken.
+    pub fn has_completions(&self) -> bool {
+        self.kernel.borrow().has_queued()
+    }
+
+    /// When the next file operation ends by itself.
+    pub fn next_event(&self) -> Option<Nanos> {
+        self.kernel.borrow().next_event()
+    }
+
+    /// Operations whose final completion was not taken yet.
+    pub fn in_flight(&self) -> Vec<Token> {
+        self.kernel.borrow().in_flight()
+    }
+
+    /// Buffers of a group that the kernel has.
+    pub fn lent(&self, group: GroupId) -> usize {
+        self.kernel.borrow().lent(group)
+    }
+
+    /// Connections that were accepted and not closed.
+    pub fn accepted_open(&self) -> usize {
+        self.kernel.borrow().net.accepted_open
+    }
+
+    /// Ends the ring: lent buffers are their owner's again.
+    ///
+    /// # Panics
+    /// If an operation is still in flight.
+    pub fn close_ring(&self) {
+        self.kernel.borrow_mut().forget_lent();
+    }
+
+    /// What the connection brought to its agent so far.
+    pub fn delivered(&self, conn: ConnId) -> Delivered {
+        let mut kernel = self.kernel.borrow_mut();
+        let stream = kernel.net.stream(conn);
+        let bytes = stream.delivered.clone();
+        Delivered { before_shutdown: stream.delivered_before_shutdown.unwrap_or(bytes.len()), bytes }
+    }
+
+    /// The datagrams that the socket brought to its agent so far.
+    pub fn delivered_datagrams(&self, socket: Fd) -> Vec<Datagram> {
+        self.kernel.borrow_mut().net.datagrams(socket).delivered.clone()
+    }
+}
+
+impl Clock for SimRing {
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn wall(&self) -> WallNanos {
+        self.clock.wall()
+    }
+}
+
+impl Ring for SimRing {
+    fn accept_multishot(&mut self, token: Token, listener: Fd) {
+        self.kernel.borrow_mut().submit(token, Kind::Accept { listener });
+    }
+
+    fn recv_multishot(&mut self, token: Token, socket: Fd, group: GroupId, byte_cap: u32) {
+        let cap_left = (byte_cap > 0).then_some(byte_cap);
+        self.kernel.borrow_mut().submit(token, Kind::Recv { socket, group, cap_left });
+    }
+
+    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, control_bytes: u32) {
+        self.kernel.borrow_mut().submit(token, Kind::RecvMsg { socket, group, control_bytes });
+    }
+
+    fn provide(&mut self, buffer: LentBuffer) {
+        self.kernel.borrow_mut().provide(buffer);
+    }
+
+    fn cancel(&mut self, token: Token, target: Token) {
+        self.kernel.borrow_mut().submit(token, Kind::Cancel { target });
+    }
+
+    fn write(&mut self, token: Token, file: Fd, buffer: StagingBuffer, bytes: Range<usize>, offset: u64, sync: WriteSync) {
+        let mut kernel = self.kernel.borrow_mut();
+        let file = kernel.disk.file(file).unwrap_or_else(|| panic!("a write to {file:?}, which is no file"));
+        kernel.submit(token, Kind::Write { file, buffer, bytes, offset, sync });
+    }
+
+    fn reclaim(&mut self, token: Token) -> StagingBuffer {
+        self.kernel.borrow_mut().reclaim(token)
+    }
+
+    fn sync(&mut self, token: Token, file: Fd) {
+        let mut kernel = self.kernel.borrow_mut();
+        let file = kernel.disk.file(file).unwrap_or_else(|| panic!("a sync of {file:?}, which is no file"));
+        kernel.submit(token, Kind::Sync { file });
+    }
+
+    fn allocate(&mut self, token: Token, file: Fd, bytes: Range<u64>) {
+        let mut kernel = self.kernel.borrow_mut();
+        let file = kernel.disk.file(file).unwrap_or_else(|| panic!("an allocation in {file:?}, which is no file"));
+        kernel.submit(token, Kind::Allocate { file, bytes });
+    }
+
+    fn shutdown(&mut self, socket: Fd) {
+        self.kernel.borrow_mut().net.shutdown(socket);
+    }
+
+    fn close(&mut self, token: Token, fd: Fd) {
+        self.kernel.borrow_mut().submit(token, Kind::Close { fd });
+    }
+
+    fn socket_drops(&mut self, socket: Fd) -> Option<u32> {
+        Some(self.kernel.borrow_mut().net.datagrams(socket).drops)
+    }
+}

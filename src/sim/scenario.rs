@@ -1,0 +1,205 @@
+//! What a seed stands for: the node's sizes and policies, the faults, the senders. Small on purpose: what a real node meets once a
+//! week (a full lane, no slot, no chunk, a queue that overflows) is met here all the time.
+
+use super::clients::{FrameMix, Manner};
+use super::faults::Faults;
+use super::rng::Rng;
+use super::scheduler::Pace;
+use crate::bus::Overflow;
+use crate::storage::Durability;
+use crate::sys::clock::Nanos;
+use crate::wire::{Priority, Tier};
+
+/// The longest frame of every scenario.
+pub const FRAME_BYTES_MAX: u32 = 4096;
+
+/// What the TRANSACTIONAL handler does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandlerManner {
+    /// There is none.
+    Absent,
+    /// It takes everything.
+    Good,
+    /// It fails some events for a while, some for ever, and panics at others.
+    Bad,
+}
+
+/// How the UDP side is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpManner {
+    /// There is none.
+    Absent,
+    /// One socket for all.
+    One,
+    /// Urgent datagrams on a socket of their own.
+    Steered,
+    /// As `Steered`, aggregated.
+    Gro,
+}
+
+/// A node under its load.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Seeds what the scenario leaves to chance.
+    pub seed: u64,
+    /// Whether events are stored.
+    pub storage: bool,
+    /// Whether connections wait before tiers overflow.
+    pub flow_control: bool,
+    /// By tier.
+    pub overflow: [Overflow; Tier::COUNT],
+    /// Capacity by tier, events.
+    pub capacity: [usize; Tier::COUNT],
+    /// Events that an inlet of the log holds.
+    pub inlet_events: usize,
+    /// The reactor's event slots: small, medium (beside those for datagrams), large.
+    pub slots: [u32; 3],
+    /// Receive chunks on offer.
+    pub chunks: u16,
+    /// Bytes of a receive chunk.
+    pub chunk_bytes: u32,
+    /// Bytes per arming of a receive; 0 = no cap.
+    pub byte_cap: u32,
+    /// Parking segments.
+    pub parking: u32,
+    /// Slots for datagrams.
+    pub udp_slots: u16,
+    /// How the UDP side is set up.
+    pub udp: UdpManner,
+    /// Slots of the retry memory: small, medium, large.
+    pub retry_slots: [u32; 3],
+    /// What the TRANSACTIONAL handler does.
+    pub handler: HandlerManner,
+    /// Whether duplicates are looked for.
+    pub dedup: bool,
+    /// When events are durable.
+    pub durability: Durability,
+    /// Dead letters that wait to be written.
+    pub letters: usize,
+    /// Connections at a time.
+    pub connections_max: u32,
+    /// How long a frame may take.
+    pub frame_deadline: Nanos,
+    /// How long a connection may be silent; 0 = for ever.
+    pub idle_deadline: Nanos,
+    /// Events that start a write.
+    pub flush_events: u32,
+    /// Bytes allocated ahead; 0 = none.
+    pub allocate_bytes: u64,
+    /// Whether the disk fills up now and then.
+    pub disk_fills: bool,
+    /// Whether the drain comes in the middle of the load.
+    pub early_drain: bool,
+    /// What goes wrong in the kernel.
+    pub faults: Faults,
+    /// How the scheduler divides its steps.
+    pub pace: Pace,
+    /// TCP clients: how they behave and how many frames they send.
+    pub tcp: Vec<(Manner, u32, FrameMix)>,
+    /// UDP clients: how many datagrams they send.
+    pub udp_clients: Vec<(u32, FrameMix)>,
+}
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let rng = &mut rng;
+        let storage = !rng.chance(150);
+        let udp = *rng.pick(&[UdpManner::Absent, UdpManner::One, UdpManner::Steered, UdpManner::Steered, UdpManner::Gro]);
+        let roomy = rng.chance(300);
+        let capacity = std::array::from_fn(|_| if roomy { 1024 } else { 1 << rng.between(2..=7) });
+        Self {
+            seed: rng.next_u64(),
+            storage,
+            flow_control: rng.chance(600),
+            overflow: std::array::from_fn(|_| *rng.pick(&Overflow::ALL)),
+            capacity,
+            inlet_events: 1 << rng.between(1..=7),
+            slots: if roomy { [512, 128, 8] } else { slots(rng) },
+            chunks: rng.between(1..=5) as u16,
+            chunk_bytes: if udp == UdpManner::Gro { 65_600 } else { *rng.pick(&[256, 512, 1024, 4096]) },
+            byte_cap: *rng.pick(&[0, 0, 700, 3000]),
+            parking: rng.between(1..=12) as u32,
+            udp_slots: rng.between(1..=8) as u16,
+            udp,
+            retry_slots: [rng.between(1..=20) as u32, rng.between(1..=4) as u32, 1],
+            handler: *rng.pick(&[HandlerManner::Absent, HandlerManner::Good, HandlerManner::Bad, HandlerManner::Bad]),
+            dedup: rng.chance(600),
+            durability: *rng.pick(&[Durability::None, Durability::Group, Durability::Always]),
+            letters: *rng.pick(&[2, 16, 256]),
+            connections_max: *rng.pick(&[2, 64]),
+            frame_deadline: Nanos::from_millis(rng.between(2..=60)),
+            idle_deadline: *rng.pick(&[Nanos(0), Nanos::from_millis(20)]),
+            flush_events: *rng.pick(&[1, 10, 100]),
+            allocate_bytes: *rng.pick(&[0, 64 << 10, 1 << 20]),
+            disk_fills: storage && rng.chance(250),
+            early_drain: rng.chance(200),
+            faults: faults(rng),
+            pace: pace(rng),
+            tcp: (0..rng.between(1..=7)).map(|_| tcp_client(rng)).collect(),
+            udp_clients: (0..rng.between(0..=2)).map(|_| (rng.between(10..=60) as u32, frame_mix(rng))).collect(),
+        }
+    }
+}
+
+fn slots(rng: &mut Rng) -> [u32; 3] {
+    [rng.between(4..=120) as u32, rng.between(3..=24) as u32, rng.between(1..=3) as u32]
+}
+
+fn faults(rng: &mut Rng) -> Faults {
+    if rng.chance(150) {
+        return Faults::none();
+    }
+    Faults {
+        silent_end: *rng.pick(&[0, 20, 300]),
+        short_receive: *rng.pick(&[0, 200, 900]),
+        eager_enobufs: rng.chance(300),
+        buffer_with_nothing: *rng.pick(&[0, 500]),
+        byte_cap: rng.chance(700),
+        accept_aborted: *rng.pick(&[0, 100]),
+        descriptors_max: *rng.pick(&[2, 64]),
+        cq_entries: *rng.pick(&[2, 8, 1024]),
+        receive_window_bytes: *rng.pick(&[200, 2000, 64 << 10]),
+        datagrams_max: *rng.pick(&[4, 1024]),
+        truncated_tells_length: rng.chance(500),
+        short_write: *rng.pick(&[0, 300]),
+        whole_sectors: true,
+        file_delay_max: Nanos::from_micros(*rng.pick(&[0, 50, 1_000])),
+        file_stall: *rng.pick(&[0, 20]),
+        allocate_unsupported: rng.chance(200),
+        write_error: if rng.chance(50) { 50 } else { 0 },
+        sync_error: if rng.chance(50) { 50 } else { 0 },
+    }
+}
+
+fn pace(rng: &mut Rng) -> Pace {
+    Pace {
+        kernel: rng.between(100..=350) as u32,
+        completions: rng.between(100..=350) as u32,
+        time: rng.between(20..=100) as u32,
+        stalls: rng.below(6) as u32,
+        stall_max: Nanos::from_micros(*rng.pick(&[50, 500, 5_000])),
+    }
+}
+
+fn tcp_client(rng: &mut Rng) -> (Manner, u32, FrameMix) {
+    let manner = if rng.chance(400) { Manner::Orderly } else { *rng.pick(&Manner::ALL) };
+    let frames = if manner == Manner::Dribbling { rng.between(1..=12) } else { rng.between(1..=80) };
+    (manner, frames as u32, frame_mix(rng))
+}
+
+fn frame_mix(rng: &mut Rng) -> FrameMix {
+    let priorities = match rng.below(6) {
+        0 => vec![Priority::High],
+        1 => vec![Priority::Medium],
+        2 => vec![Priority::Low, Priority::Batch],
+        _ => Priority::ALL.to_vec(),
+    };
+    FrameMix {
+        priorities,
+        frame_bytes_max: FRAME_BYTES_MAX as usize,
+        long: *rng.pick(&[0, 50, 200]),
+        twice: *rng.pick(&[0, 100]),
+    }
+}

@@ -1,0 +1,300 @@
+//! A run of a seed: a node, its clients, the oracles after every step, the drain, and the reckoning.
+
+use super::clients::{Account, TcpClient, UdpClient};
+use super::node::{self, SimNode, seat};
+use super::oracle::{self, Arrivals, LogRules, Stored};
+use super::ring::SimRing;
+use super::rng::Rng;
+use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario};
+use super::scheduler::Scheduler;
+use crate::metrics::ledger::LedgerTerms;
+use crate::pool::Source;
+use crate::process::quiet_handler_panics;
+use crate::storage::reader::{LogReader, verify};
+use crate::storage::{LogFile, StoreState};
+use crate::sys::clock::{Clock, Nanos};
+
+/// Steps in which a run must have come to its end; the usual is some ten thousand.
+const STEPS_MAX: u64 = 3_000_000;
+
+/// The longest time in which a disk stays full.
+const FULL_MAX: Nanos = Nanos::from_millis(100);
+
+/// How often it fills up in a run.
+const FILLS_MAX: u32 = 3;
+
+/// What a run came to, for tests that ask whether the simulation reaches what it is there for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The ledger's terms, summed.
+    pub terms: LedgerTerms,
+    /// Steps taken.
+    pub steps: u64,
+    /// A digest of the log's bytes, so that two runs can be compared.
+    pub log_checksum: u32,
+}
+
+/// Says which seed it was, when a run ends by a panic.
+struct SeedNotice(u64);
+
+impl Drop for SeedNotice {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:#?}", Scenario::of_seed(self.0));
+            eprintln!("simulation: seed {0} failed; again: EVENTSTREAM_SIM_SEED={0} cargo test --test simulation", self.0);
+        }
+    }
+}
+
+/// Runs a seed to its end.
+///
+/// # Panics
+/// If an oracle is violated, an agent makes a mistake towards the kernel, or the run does not come to its end.
+pub fn run_seed(seed: u64) -> Outcome {
+    let notice = SeedNotice(seed);
+    let outcome = run(&Scenario::of_seed(seed));
+    drop(notice);
+    outcome
+}
+
+/// Runs a scenario to its end.
+///
+/// # Panics
+/// As [`run_seed`].
+pub fn run(scenario: &Scenario) -> Outcome {
+    quiet_handler_panics();
+    let mut world = World::new(scenario);
+    world.live();
+    world.drain();
+    world.reckon()
+}
+
+struct World<'a> {
+    scenario: &'a Scenario,
+    rng: Rng,
+    ring: SimRing,
+    scheduler: Scheduler,
+    node: SimNode,
+    account: Account,
+    tcp: Vec<TcpClient>,
+    udp: Vec<UdpClient>,
+    /// When the disk has room again, if it is full.
+    full_until: Option<Nanos>,
+    /// How often the disk may still fill up.
+    fills_left: u32,
+    /// When the drain comes, once all clients are done.
+    live_until: Option<Nanos>,
+    is_draining: bool,
+    steps: u64,
+}
+
+impl<'a> World<'a> {
+    fn new(scenario: &'a Scenario) -> Self {
+        let mut rng = Rng::new(scenario.seed);
+        let ring = SimRing::new(rng.next_u64(), scenario.faults.clone());
+        let mut scheduler = Scheduler::new(ring.clone(), rng.fork(), scenario.pace);
+        let node = node::build(scenario, &ring, &mut scheduler);
+        let mut account = Account::default();
+        let mut tcp = Vec::new();
+        for (manner, frames, mix) in &scenario.tcp {
+            tcp.push(TcpClient::new(*manner, node.listener, *frames, mix.clone(), &mut account, rng.fork()));
+        }
+        let mut udp = Vec::new();
+        for (datagrams, mix) in scenario.udp_clients.iter().filter(|_| node.udp.is_some()) {
+            let sockets = node.udp.expect("filtered above");
+            udp.push(UdpClient::new(sockets, *datagrams, 2000, mix.clone(), &mut account, rng.fork()));
+        }
+        let fills_left = if scenario.disk_fills { FILLS_MAX } else { 0 };
+        Self {
+            scenario,
+            rng,
+            ring,
+            scheduler,
+            node,
+            account,
+            tcp,
+            udp,
+            full_until: None,
+            fills_left,
+            live_until: None,
+            is_draining: false,
+            steps: 0,
+        }
+    }
+
+    /// Until all clients are done and nothing moves any more; or not so long, if the drain is to come early.
+    fn live(&mut self) {
+        let early = self.scenario.early_drain.then(|| self.rng.between(50..=8_000));
+        while early.is_none_or(|steps| self.steps < steps) {
+            self.step();
+            if self.clients_next().is_none() {
+                // Long enough for deadlines to pass, on some seeds.
+                let patience = *self.rng.pick(&[0, 5, 300]);
+                let until = *self.live_until.get_or_insert(self.ring.now() + Nanos::from_millis(patience));
+                if self.ring.now() >= until {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        self.fills_left = 0;
+        self.live_until = None;
+        self.is_draining = true;
+        self.full_until = self.full_until.map(|_| self.ring.now());
+        let processors = seat::PROCESSORS.as_slice();
+        let appender = if self.scenario.storage { &[seat::APPENDER][..] } else { &[] };
+        for stage in [&[seat::REACTOR], processors, appender] {
+            stage.iter().for_each(|seat| self.scheduler.drain(*seat));
+            while !stage.iter().all(|seat| self.scheduler.is_drained(*seat)) {
+                self.step();
+            }
+        }
+        while self.help() {}
+    }
+
+    /// One thing happens, and the oracles look.
+    fn step(&mut self) {
+        self.steps += 1;
+        assert!(self.steps < STEPS_MAX, "does not come to its end:\n{}", self.scheduler.describe());
+        match self.rng.below(16) {
+            0..=2 => self.client(),
+            3 => drop(self.help()),
+            4 => self.fill_disk(),
+            _ => self.scheduler.step(),
+        }
+        if self.scheduler.is_settled() {
+            oracle::check_balance(&self.node.ledger(), self.scheduler.holding());
+        }
+        if self.scheduler.is_quiet() {
+            self.jump();
+        }
+    }
+
+    fn client(&mut self) {
+        let who = self.rng.index(self.tcp.len() + self.udp.len());
+        match self.tcp.get_mut(who) {
+            Some(client) => client.act(&self.ring, &mut self.account),
+            None => self.udp[who - self.tcp.len()].act(&self.ring, &mut self.account),
+        };
+    }
+
+    /// The helper threads' part: a dead letter, or a closed window. False: nothing waits for them.
+    fn help(&mut self) -> bool {
+        let sink: &mut dyn FnMut(&[u8]) -> bool = &mut |_| true;
+        let letter = self.node.collector.collect(self.ring.now(), self.ring.wall(), sink).is_some();
+        let helped = self.node.windows.write_next() || letter;
+        if helped {
+            self.scheduler.stir();
+        }
+        helped
+    }
+
+    fn fill_disk(&mut self) {
+        match self.full_until {
+            None if self.fills_left > 0 && self.rng.chance(5) => {
+                self.fills_left -= 1;
+                self.full_until = Some(self.ring.now() + Nanos(self.rng.below(FULL_MAX.0)));
+                self.ring.disk().set_full(true);
+            }
+            Some(until) if self.ring.now() >= until => {
+                self.full_until = None;
+                self.ring.disk().set_full(false);
+            }
+            _ => {}
+        }
+    }
+
+    fn clients_next(&self) -> Option<Nanos> {
+        let tcp = self.tcp.iter().filter_map(TcpClient::next_at);
+        tcp.chain(self.udp.iter().filter_map(UdpClient::next_at)).min()
+    }
+
+    /// Nothing can happen now: on to what happens next (Y1).
+    fn jump(&mut self) {
+        if self.help() {
+            return;
+        }
+        let next =
+            [self.scheduler.next_time(), self.clients_next(), self.full_until, self.live_until].into_iter().flatten().min();
+        // The last client has just become done: `live` sets its time in a moment.
+        if next.is_none() && self.live_until.is_none() && !self.is_draining {
+            return;
+        }
+        let next = next.unwrap_or_else(|| panic!("nothing will ever happen again:\n{}", self.scheduler.describe()));
+        self.scheduler.jump(next);
+    }
+
+    // -- the reckoning --
+
+    fn reckon(mut self) -> Outcome {
+        let ledger = self.node.ledger();
+        oracle::check_balance(&ledger, self.scheduler.holding());
+        let total = ledger.total();
+        assert_eq!(total.received, total.outcomes(), "O1: something is still in flight after the drain");
+        let (least, most) = self.arrivals();
+        oracle::check_receipts(&ledger, &least, &most);
+        self.check_letters(&total);
+        self.check_rest();
+        let log_checksum = self.check_log();
+        Outcome { terms: total, steps: self.steps, log_checksum }
+    }
+
+    /// What agents must have received, and what they may have: bytes that came after the engine itself ended a connection need not be
+    /// looked at.
+    fn arrivals(&self) -> (Arrivals, Arrivals) {
+        let (mut least, mut most) = (Arrivals::default(), Arrivals::default());
+        for conn in self.tcp.iter().filter_map(TcpClient::conn) {
+            let delivered = self.ring.delivered(conn);
+            least.add(Source::Tcp, &delivered.bytes[..delivered.before_shutdown], FRAME_BYTES_MAX as usize);
+            most.add(Source::Tcp, &delivered.bytes, FRAME_BYTES_MAX as usize);
+        }
+        let sockets = self.node.udp.map_or(Vec::new(), |(urgent, rest)| vec![urgent, rest]);
+        for (place, socket) in sockets.iter().enumerate() {
+            if sockets[..place].contains(socket) {
+                continue;
+            }
+            for datagram in self.ring.delivered_datagrams(*socket).iter().filter(|datagram| !datagram.truncated) {
+                least.add(Source::Udp, &datagram.bytes, FRAME_BYTES_MAX as usize);
+                most.add(Source::Udp, &datagram.bytes, FRAME_BYTES_MAX as usize);
+            }
+        }
+        (least, most)
+    }
+
+    fn check_letters(&self, total: &LedgerTerms) {
+        let letters = self.node.letters.counters();
+        assert_eq!(letters.sent(), total.dead_lettered(), "O6: dead letters sent, and dead-lettered by the ledger");
+        assert_eq!(self.node.letters.queued(), 0, "O6: dead letters left in their queue");
+    }
+
+    fn check_rest(&mut self) {
+        assert_eq!(self.ring.in_flight(), [], "O5: operations in flight after the drain");
+        assert_eq!(self.ring.accepted_open(), 0, "O5: connections open after the drain");
+        self.ring.close_ring();
+        assert_eq!(self.node.reactor.borrow_mut().slots_missing(), 0, "O5: slots of the reactor are missing");
+        assert_eq!(self.node.transactional.borrow_mut().slots_missing(), 0, "O5: slots of the retry memory are missing");
+    }
+
+    /// O3 and O4; gives the checksum of the log.
+    fn check_log(&mut self) -> u32 {
+        let ledger = self.node.ledger();
+        let Some(log) = &mut self.node.log else {
+            assert_eq!(ledger.total().stored, 0, "O3: stored without a log");
+            return 0;
+        };
+        if log.status().state() == StoreState::Running {
+            assert!(log.finish(self.ring.wall()).expect("a simulated file"), "a drained log can be closed");
+            assert!(verify(log.file()).expect("a log").is_whole(), "O3: the log is not whole");
+        }
+        let records = LogReader::open(log.file()).expect("a log").into_records();
+        let stored: Vec<Stored> = records.map(|record| Stored::from(record.expect("O3: a good record"))).collect();
+        let transactional_in_order = self.scenario.handler != HandlerManner::Bad;
+        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order };
+        oracle::check_log(&stored, &ledger, &self.account, rules);
+        let mut bytes = vec![0; log.file().bytes() as usize];
+        let read = log.file().read_at(&mut bytes, 0).expect("a simulated file");
+        crc32c::crc32c(&bytes[..read])
+    }
+}
