@@ -137,13 +137,10 @@ impl Intake {
         (self.flow_control && self.tiers[tier.index()].must_wait()).then_some(Line::lane(tier))
     }
 
-    /// The line in which a TCP frame of this tier must wait that has its slot already. Not the line for slots: its first may need
-    /// the very slot that this frame has, and would never get it.
-    #[inline]
+    /// As [`Intake::must_wait`], for a frame that has its slot already.
     pub(super) fn must_wait_for_lane(&mut self, tier: Tier) -> Option<Line> {
         let line = Line::lane(tier);
-        let must_wait = self.formed[line.index()] || (self.flow_control && self.tiers[tier.index()].must_wait());
-        must_wait.then_some(line)
+        (self.is_line_formed(line) || (self.flow_control && self.tiers[tier.index()].must_wait())).then_some(line)
     }
 
     /// The header of a frame that becomes the next event.
