@@ -14,7 +14,7 @@
 //!   counted reason. A datagram's frame is an event, or lost with a [`crate::metrics::ledger::DropReason`], or refused and counted.
 //! - **I3** A connection that waits for one tier holds no other connection up, and the reactor never waits: lines are served first come
 //!   first served, once per poll, within the budget of a turn.
-//! - **I4** No memory is taken on a length that was only claimed (see [`partial`]).
+//! - **I4** No memory is taken on a length that was only claimed (`partial.rs`).
 //! - **I5** A place in the connection table, and a descriptor, outlive every operation on them: close comes after the receive's final
 //!   completion, reuse after the close's. Tokens carry a generation, so a late completion is told, counted and ignored.
 //! - **I6** A multishot that ended is armed again, whatever ended it, or stands in a line that will.
@@ -27,7 +27,6 @@
 mod accept;
 mod connection;
 mod counters;
-
 mod deadlines;
 mod intake;
 mod parking;
@@ -46,10 +45,10 @@ mod udp;
 mod waiting;
 
 pub use counters::{CloseReason, IngestCounters, Transport};
+pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+
 /// Bytes of one place in the connection table.
 pub const CONNECTION_BYTES: usize = size_of::<connection::Connection>();
-
-pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
 
 /// The reactor's kinds of operation, as they stand in tokens.
 mod kind {

@@ -52,9 +52,11 @@ impl Partial {
         self.have_bytes > 0
     }
 
-    /// Whether it occupies a slot.
-    pub(super) fn holds_slot(&self) -> bool {
-        self.slot.is_some()
+    /// Whether its slot will hold the whole frame: then it needs bytes, and nothing else, to be done with it.
+    pub(super) fn is_housed(&self, pool: &PoolOwner) -> bool {
+        let needed = (self.frame_bytes as usize).saturating_sub(HEADER_BYTES);
+        let class = pool.class_for(needed);
+        self.slot.as_ref().zip(class).is_some_and(|(slot, class)| slot.class().index() >= class.index())
     }
 
     /// Gives up what has come. Whether there was anything.
@@ -79,8 +81,8 @@ impl Partial {
         let wanted = (self.frame_bytes - self.have_bytes) as usize;
         let more = &bytes[consumed..][..wanted.min(bytes.len() - consumed)];
         if !more.is_empty() {
-            if !self.make_room(self.have_bytes as usize + more.len(), intake) {
-                return Filled { consumed, stop: Some(Stop::Wait(Line::PARTIAL)) };
+            if let Err(line) = self.make_room(self.have_bytes as usize + more.len(), intake) {
+                return Filled { consumed, stop: Some(Stop::Wait(line)) };
             }
             let slot = self.slot.as_mut().expect("room was made");
             intake.pool.bytes_mut(slot)[FRAME_OFFSET + self.have_bytes as usize..][..more.len()].copy_from_slice(more);
@@ -106,16 +108,17 @@ impl Partial {
         }
     }
 
-    /// Makes the slot hold `frame_bytes` of the frame (I4). False: there is no slot of the class that takes.
-    fn make_room(&mut self, frame_bytes: usize, intake: &mut Intake) -> bool {
+    /// Makes the slot hold `frame_bytes` of the frame (I4). An error says where to wait for a slot of the class that takes.
+    fn make_room(&mut self, frame_bytes: usize, intake: &mut Intake) -> Result<(), Line> {
         let class = intake.pool.class_for(frame_bytes - HEADER_BYTES).expect("frames within the limit fit the largest class");
         if self.slot.as_ref().is_some_and(|slot| slot.class().index() >= class.index()) {
-            return true;
+            return Ok(());
         }
-        if intake.is_line_formed(Line::PARTIAL) {
-            return false;
+        let line = Line::partial(class);
+        if intake.is_line_formed(line) {
+            return Err(line);
         }
-        let Some(mut larger) = intake.pool.acquire(class, SlotUse::Partial) else { return false };
+        let mut larger = intake.pool.acquire(class, SlotUse::Partial).ok_or(line)?;
         match self.slot.take() {
             Some(old) => {
                 let have = FRAME_OFFSET..FRAME_OFFSET + self.have_bytes as usize;
@@ -126,10 +129,11 @@ impl Partial {
             None => intake.pool.bytes_mut(&mut larger)[FRAME_OFFSET..][..HEADER_BYTES].copy_from_slice(&self.header),
         }
         self.slot = Some(larger);
-        true
+        Ok(())
     }
 
-    /// Seals the slot in place if the frame is whole. `None`: it became an event.
+    /// Seals the slot in place if the frame is whole. `None`: it became an event. As it has its slot, it passes those by that wait for
+    /// one: theirs may come from it.
     fn finish(&mut self, intake: &mut Intake, origin: &Origin) -> Option<Stop> {
         let Some(slot) = self.slot.take() else { return Some(Stop::Incomplete) };
         let shared = Arc::clone(&intake.shared);

@@ -10,8 +10,12 @@
 //! - **The bytes on offer are the budget of a turn**: a turn's completions can't bring more than all chunks that were on offer. Pressed
 //!   ([`Tcp::offer_chunks`]), fewer are offered; an idle reactor always has all of them on offer.
 //! - **Order**: of one connection, the pending event goes first, then the partial frame, then parked bytes, then new chunks.
-//! - **Waiting**: a short wait leaves the receive armed. What comes meanwhile is parked too; from [`PARKED_SEGMENTS_MAX`] segments on
-//!   the receive is cancelled, and TCP stops the sender. So a connection parks at most that and what was on offer.
+//! - **Waiting**: a wait for a lane is mostly short and leaves the receive armed. What comes meanwhile is parked too; from
+//!   [`PARKED_SEGMENTS_MAX`] segments on, and at once when it waits for a slot, the receive is cancelled, and TCP stops the sender.
+//!   So a connection parks at most that and what was on offer.
+//! - **No knot**: connections that wait for slots of unfinished frames may hold all chunks, while those frames' connections wait for
+//!   chunks. Three things are against it: little is on offer when parking memory is short, chunks go first to those whose frame
+//!   will fit its slot ([`Line::CHUNKS_FIRST`]), and, at last, the frame deadline of the slot's holder runs while nothing is on offer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,8 +58,6 @@ pub(super) struct Tcp {
     chunks_offered_max: usize,
     /// Chunks to offer just now.
     chunk_target: usize,
-    /// See [`Tcp::judge_memory`].
-    only_unfinished: bool,
     byte_cap: u32,
     frame_deadline: Nanos,
     idle_deadline: Nanos,
@@ -79,7 +81,6 @@ impl Tcp {
             counters,
             chunks_offered_max: usize::from(options.tcp_chunks_offered),
             chunk_target: usize::from(options.tcp_chunks_offered),
-            only_unfinished: false,
             byte_cap: options.tcp_byte_cap,
             frame_deadline: options.frame_deadline,
             idle_deadline: options.idle_deadline,
@@ -107,9 +108,8 @@ impl Tcp {
     /// short: one, which keeps REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
     pub(super) fn offer_chunks<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         let full = self.chunks_offered_max;
-        let is_memory_short = self.judge_memory(intake);
         let is_bulk_pressed = !intake.may_resume(Tier::Transactional) || !intake.may_resume(Tier::Batch);
-        self.chunk_target = if is_memory_short || is_bulk_pressed {
+        self.chunk_target = if is_bulk_pressed || self.is_memory_short(intake) {
             full.min(1)
         } else if intake.depth(Tier::Realtime) > 0 {
             full.div_ceil(2)
@@ -120,23 +120,15 @@ impl Tcp {
         self.arm_starved(intake, ctx);
     }
 
-    /// Whether the next turn might leave a chunk with a waiting connection for want of parking memory.
-    ///
-    /// If moreover connections wait for slots that unfinished frames hold, chunks must be kept for those that can finish them: only
-    /// they are armed then. Else all chunks could end up with connections that wait for connections that wait for chunks.
-    fn judge_memory(&mut self, intake: &Intake) -> bool {
-        let is_waited_in = |line| !self.lines.is_empty(line);
-        if !Line::SERVED.into_iter().any(is_waited_in) {
-            self.only_unfinished = false;
+    /// Whether the next turn might leave a chunk with a waiting connection for want of parking memory, or one is left with one already.
+    fn is_memory_short(&self, intake: &Intake) -> bool {
+        if Line::SERVED.into_iter().all(|line| self.lines.is_empty(line)) {
             return false;
         }
         let (gauges, parking, chunk) = (intake.pool.gauges(), SlotClass::Parking.index(), SlotClass::Chunk.index());
         let lent = intake.pool.lent_count(GroupId::Tcp) + intake.pool.lent_count(GroupId::UdpGro);
         let has_pinned = gauges.in_use[SlotUse::Kernel.index()][chunk] as usize > lent;
-        let needed = self.chunks_offered_max.min(gauges.total[parking] as usize);
-        let is_short = has_pinned || (gauges.free[parking] as usize) < needed;
-        self.only_unfinished = is_short && is_waited_in(Line::PARTIAL);
-        is_short
+        has_pinned || (gauges.free[parking] as usize) < self.chunks_offered_max
     }
 
     fn top_up<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
@@ -163,10 +155,7 @@ impl Tcp {
         }
         for _ in 0..on_offer {
             let first = self.lines.pop_front(&mut self.table, Line::CHUNKS_FIRST);
-            let next = first.or_else(|| match self.only_unfinished {
-                true => None,
-                false => self.lines.pop_front(&mut self.table, Line::CHUNKS),
-            });
+            let next = first.or_else(|| self.lines.pop_front(&mut self.table, Line::CHUNKS));
             let Some(slot) = next else { return };
             self.end_wait(slot, ctx.now);
             self.counters.rearmed.add(1);
@@ -175,14 +164,13 @@ impl Tcp {
     }
 
     /// The line for chunks that a connection belongs in.
-    fn chunk_line(&self, slot: u32) -> Line {
-        if self.table.get(slot).partial.holds_slot() { Line::CHUNKS_FIRST } else { Line::CHUNKS }
+    fn chunk_line(&self, slot: u32, intake: &Intake) -> Line {
+        if self.table.get(slot).partial.is_housed(&intake.pool) { Line::CHUNKS_FIRST } else { Line::CHUNKS }
     }
 
     /// Whether a receive may not be armed at once, as it would take chunks before those whose turn it is.
     fn must_line_up(&self, line: Line) -> bool {
-        !self.lines.is_empty(Line::CHUNKS_FIRST)
-            || (line == Line::CHUNKS && (self.only_unfinished || !self.lines.is_empty(Line::CHUNKS)))
+        !self.lines.is_empty(Line::CHUNKS_FIRST) || (line == Line::CHUNKS && !self.lines.is_empty(Line::CHUNKS))
     }
 
     // -- the life of a connection --
@@ -197,10 +185,7 @@ impl Tcp {
         self.counters.accepted.add(1);
         self.counters.connections_open.set(self.table.len() as u64);
         self.plan_deadlines(slot);
-        match self.only_unfinished {
-            true => self.begin_wait(slot, Line::CHUNKS, ctx.now),
-            false => self.arm(slot, ctx),
-        }
+        self.arm(slot, ctx);
         true
     }
 
@@ -253,7 +238,7 @@ impl Tcp {
             // In line for chunks already.
             (Stage::Open, None) if connection.line.is_some() => {}
             (Stage::Open, None) => {
-                let line = self.chunk_line(slot);
+                let line = self.chunk_line(slot, intake);
                 if self.must_line_up(line) {
                     self.begin_wait(slot, line, ctx.now);
                 } else {
@@ -339,7 +324,7 @@ impl Tcp {
         }
         match completion.result {
             Ok(0) => self.end(slot, CloseReason::Peer, intake, ctx),
-            Err(Errno(libc::ENOBUFS)) => self.starve(slot, ctx.now),
+            Err(Errno(libc::ENOBUFS)) => self.starve(slot, intake, ctx.now),
             // A cancel, or a signal: nothing is wrong with the connection.
             Ok(_) | Err(Errno(libc::ECANCELED | libc::EINTR | libc::EAGAIN)) => {}
             Err(_) => self.end(slot, CloseReason::Reset, intake, ctx),
@@ -347,12 +332,12 @@ impl Tcp {
         self.settle(slot, intake, ctx);
     }
 
-    fn starve(&mut self, slot: u32, now: Nanos) {
+    fn starve(&mut self, slot: u32, intake: &Intake, now: Nanos) {
         self.counters.starved.add(1);
         let connection = self.table.get(slot);
         // One that is held up or has ended doesn't need chunks now.
         if connection.stage == Stage::Open && connection.line.is_none() && connection.ended.is_none() {
-            self.begin_wait(slot, self.chunk_line(slot), now);
+            self.begin_wait(slot, self.chunk_line(slot, intake), now);
         }
     }
 
@@ -366,11 +351,7 @@ impl Tcp {
         }
         if connection.is_held_up() {
             self.park(slot, chunk, 0..len, intake);
-            let connection = self.table.get(slot);
-            if connection.receive == Receive::Armed && connection.parked.segments() >= PARKED_SEGMENTS_MAX {
-                self.cancel(slot, ctx);
-            }
-            return;
+            return self.stop_long_wait(slot, ctx);
         }
         let shared = Arc::clone(&intake.shared);
         match self.feed(slot, &PoolOwner::bytes(&shared, &chunk)[..len], intake, ctx) {
@@ -380,6 +361,7 @@ impl Tcp {
                 self.begin_wait(slot, line, ctx.now);
                 intake.set_line(line, true);
                 self.park(slot, chunk, consumed..len, intake);
+                self.stop_long_wait(slot, ctx);
             }
             Fed::Refused(refusal) => {
                 self.refuse(slot, refusal, intake, ctx);
@@ -454,6 +436,16 @@ impl Tcp {
         }
     }
 
+    /// Ends the receive of a connection whose wait is long: for a slot, or for a lane when much has come meanwhile.
+    fn stop_long_wait<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
+        let connection = self.table.get(slot);
+        let is_long =
+            connection.line.is_some_and(|line| line.slot_use().is_some()) || connection.parked.segments() >= PARKED_SEGMENTS_MAX;
+        if connection.receive == Receive::Armed && is_long {
+            self.cancel(slot, ctx);
+        }
+    }
+
     /// The wait is over: deadlines go on where they stood.
     fn end_wait(&mut self, slot: u32, now: Nanos) {
         let connection = self.table.get_mut(slot);
@@ -510,6 +502,7 @@ impl Tcp {
             }
             self.count_wait(next);
             self.begin_wait(slot, next, ctx.now);
+            self.stop_long_wait(slot, ctx);
             if next != line {
                 intake.set_line(next, true);
             }

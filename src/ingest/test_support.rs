@@ -393,7 +393,7 @@ impl Rig {
     /// Drains to the end and checks that everything is back.
     pub(super) fn drain(&mut self) {
         self.with_context(|reactor, ctx| reactor.drain(ctx));
-        for _ in 0..1000 {
+        for _ in 0..2000 {
             self.pass(Nanos::from_millis(1));
             Tier::ALL.into_iter().for_each(|tier| drop(self.take(tier)));
             if Agent::<FakeRing>::is_drained(&self.reactor) {

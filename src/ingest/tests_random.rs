@@ -108,3 +108,47 @@ fn run(seed: u64) {
 fn any_interleaving_keeps_order_loses_nothing_and_gives_everything_back() {
     (1..=200).for_each(run);
 }
+
+/// Clients speak up one after the other and then have data at all times: each armed one takes a chunk or finds none, as a kernel
+/// does it, in another order each turn.
+fn flood_turn(rig: &mut Rig, clients: &mut [Client], dice: &mut Dice) {
+    let first = dice.below(clients.len());
+    let (behind, before) = clients.split_at_mut(first);
+    for client in before.iter_mut().chain(behind).filter(|client| client.sent < client.stream.len()) {
+        if rig.ring.armed_on(client.fd).is_none() || (client.sent == 0 && dice.below(50) > 0) {
+            continue;
+        }
+        let bytes = &client.stream[client.sent..client.stream.len().min(client.sent + CHUNK_BYTES)];
+        if rig.send_chunk(client.fd, bytes, true) {
+            client.sent += bytes.len();
+        } else {
+            rig.end(client.fd, Err(libc::ENOBUFS));
+        }
+    }
+    Tier::ALL.into_iter().for_each(|tier| drop(rig.take(tier)));
+    rig.pass(Nanos::from_micros(10));
+}
+
+/// 40 clients with frames for four large slots, of which unfinished frames may have two.
+fn large_frames_get_through(chunks: u32, parking: u32, seed: u64) {
+    let mut options = RigOptions { slots: [64, 64, 4, chunks, parking], ..RigOptions::default() };
+    options.reactor.connections_max = 40;
+    options.reactor.tcp_chunks_offered = chunks as u16;
+    let (mut rig, mut dice) = (Rig::new(options), Dice(seed));
+    let stream = |name: u8| [frame(Priority::Low, &[name; 5000]), frame(Priority::Medium, &[name; 4000])].concat();
+    let mut clients: Vec<_> = (0..40).map(|name| Client { fd: rig.connect(), stream: stream(name), sent: 0 }).collect();
+    for _ in 0..5000 {
+        flood_turn(&mut rig, &mut clients, &mut dice);
+        if rig.terms().received == 80 {
+            return rig.drain();
+        }
+    }
+    panic!("{} of 80 frames with {chunks} chunks, {parking} parking slots, seed {seed}", rig.terms().received);
+}
+
+#[test]
+fn many_large_frames_at_once_get_through_little_memory_before_any_deadline() {
+    for (chunks, parking) in [(2, 8), (4, 4), (4, 6), (4, 9), (8, 8), (8, 12)] {
+        (1..=10).for_each(|seed| large_frames_get_through(chunks, parking, seed));
+    }
+}

@@ -4,7 +4,7 @@
 //! middle (a close) and taking the first are a few stores, and nothing is allocated.
 
 use super::connection::{ConnectionTable, NOBODY};
-use crate::pool::SlotUse;
+use crate::pool::{SlotClass, SlotUse};
 use crate::wire::Tier;
 
 /// What a connection waits for.
@@ -12,18 +12,20 @@ use crate::wire::Tier;
 pub(super) struct Line(u8);
 
 impl Line {
-    /// How many there are: three tiers' lanes, three tiers' slots, slots for partial frames, chunks in two ranks.
-    pub(super) const COUNT: usize = 9;
-    /// A slot for a frame of which only a part has come.
-    pub(super) const PARTIAL: Line = Line(6);
-    /// Receive chunks on offer again, for connections whose unfinished frame holds a slot: served before the others, as others may
-    /// wait for that slot.
-    pub(super) const CHUNKS_FIRST: Line = Line(7);
+    /// How many there are: three tiers' lanes, three tiers' slots, three classes of slots for partial frames, chunks in two ranks.
+    pub(super) const COUNT: usize = 11;
+    /// Receive chunks on offer again, for connections whose unfinished frame has a slot that will hold all of it: served before the
+    /// others, as others may wait for that slot.
+    pub(super) const CHUNKS_FIRST: Line = Line(9);
     /// Receive chunks on offer again.
-    pub(super) const CHUNKS: Line = Line(8);
+    pub(super) const CHUNKS: Line = Line(10);
+    /// Where connections wait for a slot for a frame of which only a part has come, the largest class first. A line per class: who
+    /// waits for a medium slot may do so for one of those that wait for large slots, and must not stand before it.
+    pub(super) const PARTIAL: [Line; 3] = [Line(8), Line(7), Line(6)];
     /// In the order in which they are served: slots before lanes, so that a frame that found no slot is not overtaken by those
     /// that found no room.
-    pub(super) const SERVED: [Line; 7] = [Line(3), Line(0), Line(4), Line(1), Line(5), Line(2), Line::PARTIAL];
+    pub(super) const SERVED: [Line; 9] =
+        [Line(3), Line(0), Line(4), Line(1), Line(5), Line(2), Line::PARTIAL[0], Line::PARTIAL[1], Line::PARTIAL[2]];
 
     /// Room in a tier's lane, or its flow control.
     pub(super) const fn lane(tier: Tier) -> Line {
@@ -33,6 +35,12 @@ impl Line {
     /// A slot for an event of a tier.
     pub(super) const fn slots(tier: Tier) -> Line {
         Line(3 + tier.index() as u8)
+    }
+
+    /// A slot of this event class for a frame of which only a part has come.
+    pub(super) const fn partial(class: SlotClass) -> Line {
+        assert!(class.index() < 3, "frames lie in event slots");
+        Line(6 + class.index() as u8)
     }
 
     /// Whether what is waited for are receive chunks: no bytes are left over, they are still the kernel's.
@@ -56,7 +64,7 @@ impl Line {
     /// What a slot waited for here is for; `None` where no slot is waited for.
     pub(super) fn slot_use(self) -> Option<SlotUse> {
         match self {
-            Line::PARTIAL => Some(SlotUse::Partial),
+            Line(6..=8) => Some(SlotUse::Partial),
             Line(3..=5) => self.tier().map(SlotUse::of_tier),
             _ => None,
         }
