@@ -3,8 +3,10 @@
 //! A failing seed prints itself; `EVENTSTREAM_SIM_SEED=n cargo test --test simulation` runs it alone. `EVENTSTREAM_SIM_SEEDS=n` runs the
 //! seeds below n instead of the first 500.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use eventstream::metrics::ledger::DropReason;
 use eventstream::sim::world::{Outcome, run_seed};
 
 /// How many seeds every run of the tests covers.
@@ -55,6 +57,67 @@ parts!(
     every_oracle_holds_on_the_7th_eighth_of_the_seeds = 6,
     every_oracle_holds_on_the_8th_eighth_of_the_seeds = 7
 );
+
+/// What a hundred seeds must have met at least once: where one of these stays at zero, the simulation no longer tests it.
+const MET: [&str; 41] = [
+    "accept_backoff",
+    "connection_waits batch",
+    "connection_waits realtime",
+    "connection_waits transactional",
+    "connections_closed drained",
+    "connections_closed idle",
+    "connections_closed over_limit",
+    "connections_closed peer",
+    "connections_closed refused",
+    "connections_closed reset",
+    "connections_closed slow_frame",
+    "dead_letter_lost queue_full",
+    "dedup_hits",
+    "events duplicate",
+    "events handled",
+    "events handler_panic",
+    "events pool_exhausted",
+    "events processing_failed",
+    "events queue_full",
+    "events retry_overflow",
+    "events store_unavailable",
+    "events stored",
+    "frames_refused tcp length_too_long",
+    "frames_refused tcp length_too_short",
+    "frames_refused tcp unknown_priority",
+    "frames_refused udp cut_short",
+    "kernel_drops realtime",
+    "kernel_drops rest",
+    "log_allocations",
+    "log_allocations_refused",
+    "log_no_space",
+    "log_short_writes",
+    "log_syncs",
+    "parked_bytes",
+    "partial_frame",
+    "pinned_chunks",
+    "receives_starved",
+    "retries",
+    "slot_waits",
+    "udp_empty",
+    "udp_truncated",
+];
+
+#[test]
+fn the_seeds_reach_every_way_an_event_can_go_and_every_wait() {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for outcome in (0..100).map(run_seed) {
+        outcome.counters.into_iter().for_each(|(name, value)| *sums.entry(name).or_default() += value);
+        let terms = outcome.terms;
+        let ways = [("stored", terms.stored), ("handled", terms.handled), ("duplicate", terms.duplicate)];
+        let lost = DropReason::ALL.map(|reason| (reason.name(), terms.lost[reason as usize]));
+        for (name, events) in ways.into_iter().chain(lost) {
+            *sums.entry(format!("events {name}")).or_default() += events;
+        }
+    }
+    let not_met: Vec<&str> = MET.into_iter().filter(|name| sums.get(*name).is_none_or(|sum| *sum == 0)).collect();
+    assert!(not_met.is_empty(), "a hundred seeds never met {not_met:?}; they met {sums:#?}");
+}
 
 #[test]
 fn a_seed_replays_to_the_last_byte_of_its_log() {

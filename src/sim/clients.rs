@@ -233,13 +233,15 @@ impl TcpClient {
 /// A frame that no codec may accept, in one of the ways there are.
 fn malformed(rng: &mut Rng, frame: &SentFrame, frame_bytes_max: usize) -> Vec<u8> {
     let mut bytes = frame.encode();
-    match rng.below(7) {
+    match rng.below(8) {
         0 => bytes[..4].copy_from_slice(&(rng.below(3) as u32).to_be_bytes()),
         1 => bytes[..4].copy_from_slice(&(frame_bytes_max as u32 - 3).to_be_bytes()),
         2 => bytes[..4].copy_from_slice(&u32::MAX.to_be_bytes()),
         3 => bytes[4] = rng.between(5..=255) as u8,
         4 => bytes[5..7].copy_from_slice(&0u16.to_be_bytes()),
         5 => bytes[5..7].copy_from_slice(&u16::MAX.to_be_bytes()),
+        // One byte more than there is, whatever the frame.
+        6 => bytes[5..7].copy_from_slice(&((frame.topic.len() + frame.body_bytes + 1) as u16).to_be_bytes()),
         _ => bytes[7] = *rng.pick(&[0, b'\n', 0x1b, b'#', b'+', 0xff, 0xc0]),
     }
     bytes

@@ -1,5 +1,7 @@
 //! A run of a seed: a node, its clients, the oracles after every step, the drain, and the reckoning.
 
+use std::collections::BTreeMap;
+
 use super::clients::{Account, TcpClient, UdpClient};
 use super::node::{self, SimNode, seat};
 use super::oracle::{self, Arrivals, LogRules, Stored};
@@ -9,7 +11,6 @@ use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario};
 use super::scheduler::Scheduler;
 use crate::metrics::ledger::LedgerTerms;
 use crate::pool::Source;
-use crate::process::quiet_handler_panics;
 use crate::storage::reader::{LogReader, verify};
 use crate::storage::{LogFile, StoreState};
 use crate::sys::clock::{Clock, Nanos};
@@ -31,6 +32,8 @@ const FILLS_MAX: u32 = 3;
 pub struct Outcome {
     /// The ledger's terms, summed.
     pub terms: LedgerTerms,
+    /// All counters of the agents, by name and labels.
+    pub counters: BTreeMap<String, u64>,
     /// Steps taken.
     pub steps: u64,
     /// A digest of the log's bytes, so that two runs can be compared.
@@ -43,7 +46,7 @@ struct SeedNotice(u64);
 impl Drop for SeedNotice {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{:#?}", Scenario::of_seed(self.0));
+            eprintln!("simulation: {:?}", Scenario::of_seed(self.0));
             eprintln!("simulation: seed {0} failed; again: EVENTSTREAM_SIM_SEED={0} cargo test --test simulation", self.0);
         }
     }
@@ -65,7 +68,6 @@ pub fn run_seed(seed: u64) -> Outcome {
 /// # Panics
 /// As [`run_seed`].
 pub fn run(scenario: &Scenario) -> Outcome {
-    quiet_handler_panics();
     let mut world = World::new(scenario);
     world.live();
     world.drain();
@@ -250,7 +252,7 @@ impl<'a> World<'a> {
         self.check_letters(&total);
         self.check_rest();
         let log_checksum = self.check_log();
-        Outcome { terms: total, steps: self.steps, log_checksum }
+        Outcome { terms: total, counters: self.node.counters(), steps: self.steps, log_checksum }
     }
 
     /// What agents must have received, and what they may have: bytes that came after the engine itself ended a connection need not be
