@@ -137,6 +137,13 @@ impl SimFile {
     pub fn stable(&self) -> Vec<u8> {
         self.with(|file| file.stable.clone())
     }
+
+    /// A file of its own, on a disk of its own, as a power cut would leave this one if it left no more than it must.
+    pub fn after_power_cut(&self) -> SimFile {
+        let left = SimDisk::new().create();
+        left.with(|file| file.seen = self.stable());
+        left
+    }
 }
 
 impl LogFile for SimFile {

@@ -7,15 +7,19 @@
 //! - **O4** Of one connection and tier, events are in the log in the order in which they were sent.
 //! - **O5** After the drain every slot is free, nothing is in flight, no connection is open.
 //! - **O6** As many dead letters were sent as the ledger says.
+//! - **O7** Whatever is called written can be read from the log at that moment; whatever is called durable, from what a power cut would
+//!   leave of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::clients::Account;
+use super::disk::SimFile;
 use super::frames::{self, FrameKey};
 use crate::agent::Holding;
 use crate::metrics::ledger::{DropReason, Ledger};
 use crate::pool::Source;
-use crate::storage::reader::OwnedRecord;
+use crate::storage::OpenLog;
+use crate::storage::reader::{LogReader, OwnedRecord};
 use crate::wire::{Priority, Tier};
 
 /// An event as it was read back from the log.
@@ -126,6 +130,25 @@ pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogR
         let most = if rules.dedup && tier == Tier::Transactional { 1 } else { sent };
         assert!(found <= most, "O3: {key:?} is {found} times in the log, was sent {sent} times");
     }
+}
+
+/// O7.
+///
+/// # Panics
+/// If the log does not reach as far as its watermarks.
+pub fn check_watermarks(log: &OpenLog<SimFile>) {
+    let (written, durable) = (log.status().written_sequence(), log.status().durable_sequence());
+    assert!(durable <= written, "O7: {durable} durable and {written} written");
+    let there = end_sequence(log.file());
+    assert!(there >= written, "O7: sequences below {written} are called written, those below {there} are there");
+    let left = end_sequence(&log.file().after_power_cut());
+    assert!(left >= durable, "O7: sequences below {durable} are called durable, those below {left} survive");
+}
+
+fn end_sequence(file: &SimFile) -> u64 {
+    let mut reader = LogReader::open(file).expect("O7: the log has its header");
+    while reader.next_batch().expect("O7: nothing is damaged").is_some() {}
+    reader.end_sequence()
 }
 
 fn check_content(event: &Stored, account: &Account) -> FrameKey {

@@ -24,6 +24,9 @@ const LIVE_MAX: Nanos = Nanos::from_millis(3_000);
 /// The longest time in which a disk stays full.
 const FULL_MAX: Nanos = Nanos::from_millis(100);
 
+/// Steps between two looks at the watermarks, which read the whole log.
+const WATERMARKS_EVERY: u64 = 500;
+
 /// How often it fills up in a run.
 const FILLS_MAX: u32 = 3;
 
@@ -181,6 +184,9 @@ impl<'a> World<'a> {
         if self.scheduler.is_settled() {
             oracle::check_balance(&self.node.ledger(), self.scheduler.holding());
         }
+        if let Some(log) = self.node.log.as_ref().filter(|_| self.steps.is_multiple_of(WATERMARKS_EVERY)) {
+            oracle::check_watermarks(log);
+        }
         if self.scheduler.is_quiet() {
             self.jump();
         }
@@ -298,6 +304,7 @@ impl<'a> World<'a> {
             assert_eq!(ledger.total().stored, 0, "O3: stored without a log");
             return 0;
         };
+        oracle::check_watermarks(log);
         let store_failed = matches!(log.status().state(), StoreState::Failed { .. });
         if !store_failed {
             assert!(log.finish(self.ring.wall()).expect("a simulated file"), "a drained log can be closed");
