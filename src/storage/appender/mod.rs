@@ -398,7 +398,8 @@ impl Appender {
             _ => None,
         };
         let commit = self.syncs.deadline(&self.options);
-        let allocate = self.allocation.deadline();
+        // Draining it allocates no more, and a time that has passed would be asked for again and again.
+        let allocate = if self.is_draining { None } else { self.allocation.deadline() };
         [flush, commit, allocate].into_iter().flatten().min()
     }
 }
