@@ -19,6 +19,8 @@ pub struct ConnId(pub u32);
 pub(super) struct Stream {
     /// Sent by the client, not yet taken by a receive.
     pub inbound: VecDeque<u8>,
+    /// An accept has brought it to the engine.
+    pub accepted: bool,
     /// The client has sent its FIN.
     pub fin: bool,
     /// The client has sent a RST.
@@ -131,6 +133,7 @@ impl Net {
     pub fn accept(&mut self, listener: Fd) -> Option<Fd> {
         let conn = self.waiting(listener).pop_front()?;
         self.accepted_open += 1;
+        self.stream(conn).accepted = true;
         Some(self.open(Socket::Stream(conn)))
     }
 
@@ -146,6 +149,14 @@ impl Net {
         let count = bytes.len().min(window_bytes.saturating_sub(stream.inbound.len()));
         stream.inbound.extend(&bytes[..count]);
         count
+    }
+
+    /// Bytes and datagrams that the engine could read and has not: not those of connections that it has ended, or not yet accepted.
+    pub fn unread(&self) -> usize {
+        let is_live = |stream: &&Stream| stream.accepted && !stream.shut && !stream.closed;
+        let bytes: usize = self.streams.iter().filter(is_live).map(|stream| stream.inbound.len()).sum();
+        let queued = |socket: &Socket| if let Socket::Datagrams(socket) = socket { socket.queue.len() } else { 0 };
+        bytes + self.sockets.values().map(queued).sum::<usize>()
     }
 
     pub fn shutdown(&mut self, fd: Fd) {

@@ -158,6 +158,11 @@ impl SimRing {
         self.kernel.borrow().net.accepted_open
     }
 
+    /// Bytes and datagrams that the engine could read and has not.
+    pub fn unread(&self) -> usize {
+        self.kernel.borrow().net.unread()
+    }
+
     /// Ends the ring: lent buffers are their owner's again.
     ///
     /// # Panics

@@ -21,6 +21,9 @@ const STEPS_MAX: u64 = 3_000_000;
 /// The longest that clients are waited for: some never get a descriptor, as silent ones keep them all.
 const LIVE_MAX: Nanos = Nanos::from_millis(3_000);
 
+/// The longest that the engine may take to come to rest by itself.
+const SETTLE_MAX: Nanos = Nanos::from_millis(5_000);
+
 /// The longest time in which a disk stays full.
 const FULL_MAX: Nanos = Nanos::from_millis(100);
 
@@ -72,7 +75,9 @@ pub fn run_seed(seed: u64) -> Outcome {
 /// As [`run_seed`].
 pub fn run(scenario: &Scenario) -> Outcome {
     let mut world = World::new(scenario);
-    world.live();
+    if world.live() {
+        world.settle();
+    }
     world.drain();
     world.reckon()
 }
@@ -92,6 +97,10 @@ struct World<'a> {
     fills_left: u32,
     /// When the drain comes, once all clients are done.
     live_until: Option<Nanos>,
+    /// Clients do nothing for now.
+    clients_rest: bool,
+    /// Nothing will happen any more by itself.
+    is_stuck: bool,
     /// The seats that are draining.
     stage: &'static [usize],
     steps: u64,
@@ -126,32 +135,66 @@ impl<'a> World<'a> {
             full_until: None,
             fills_left,
             live_until: None,
+            clients_rest: false,
+            is_stuck: false,
             stage: &[],
             steps: 0,
         }
     }
 
-    /// Until all clients are done and nothing moves any more; or not so long, if the drain is to come early.
-    fn live(&mut self) {
+    /// Until all clients are done, and a while longer on some seeds. False: the drain is to come in the middle of it.
+    fn live(&mut self) -> bool {
         let early = self.scenario.early_drain.then(|| self.rng.between(50..=8_000));
         let began = self.ring.now();
-        while early.is_none_or(|steps| self.steps < steps) && self.ring.now().since(began) < LIVE_MAX {
+        while self.ring.now().since(began) < LIVE_MAX {
+            if early.is_some_and(|steps| self.steps >= steps) {
+                return false;
+            }
             self.step();
             if self.clients_next().is_none() {
                 // Long enough for deadlines to pass, on some seeds.
                 let patience = *self.rng.pick(&[0, 5, 300]);
                 let until = *self.live_until.get_or_insert(self.ring.now() + Nanos::from_millis(patience));
                 if self.ring.now() >= until {
-                    return;
+                    break;
                 }
             }
         }
+        true
+    }
+
+    /// O8: without a drain everything that arrived gets its outcome.
+    fn settle(&mut self) {
+        self.mend_disk();
+        self.live_until = None;
+        self.is_stuck = false;
+        self.clients_rest = true;
+        let began = self.ring.now();
+        while self.rest() > 0 {
+            self.step();
+            let is_in_time = self.ring.now().since(began) < SETTLE_MAX && !self.is_stuck;
+            assert!(is_in_time, "O8: {} of what arrived have no outcome:\n{}", self.rest(), self.scheduler.describe());
+        }
+        self.clients_rest = false;
+    }
+
+    /// What is unread or in flight.
+    fn rest(&self) -> u64 {
+        let holding = self.scheduler.holding();
+        let is_settled = u64::from(!self.scheduler.is_settled());
+        self.ring.unread() as u64 + holding.events + holding.staged + is_settled
+    }
+
+    /// From now on the disk has room.
+    fn mend_disk(&mut self) {
+        self.fills_left = 0;
+        self.full_until = None;
+        self.ring.disk().set_full(false);
     }
 
     fn drain(&mut self) {
-        self.fills_left = 0;
+        self.mend_disk();
         self.live_until = None;
-        self.full_until = self.full_until.map(|_| self.ring.now());
         let stages: [&[usize]; 3] = [&[seat::REACTOR], &seat::PROCESSORS, &[seat::APPENDER]];
         for stage in &stages[..if self.scenario.storage { 3 } else { 2 }] {
             stage.iter().for_each(|seat| self.scheduler.drain(*seat));
@@ -193,6 +236,9 @@ impl<'a> World<'a> {
     }
 
     fn client(&mut self) {
+        if self.clients_rest {
+            return;
+        }
         let who = self.rng.index(self.tcp.len() + self.udp.len());
         match self.tcp.get_mut(who) {
             Some(client) => client.act(&self.ring, &mut self.account),
@@ -228,7 +274,8 @@ impl<'a> World<'a> {
 
     fn clients_next(&self) -> Option<Nanos> {
         let tcp = self.tcp.iter().filter_map(TcpClient::next_at);
-        tcp.chain(self.udp.iter().filter_map(UdpClient::next_at)).min()
+        let next = tcp.chain(self.udp.iter().filter_map(UdpClient::next_at)).min();
+        next.filter(|_| !self.clients_rest)
     }
 
     /// Nothing can happen now: on to what happens next (Y1).
@@ -240,6 +287,7 @@ impl<'a> World<'a> {
             [self.scheduler.next_time(), self.clients_next(), self.full_until, self.live_until].into_iter().flatten().min();
         // Where the stage is over the next one begins in a moment.
         let Some(next) = next else {
+            self.is_stuck = true;
             assert!(self.is_stage_over(), "nothing will ever happen again:\n{}", self.scheduler.describe());
             return;
         };
