@@ -196,27 +196,27 @@ impl Reactor {
     // -- the drain --
 
     fn step_drain<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
-        match self.phase {
-            Phase::Reading { since } => {
-                let active_at = self.tcp.active_at.max(self.udp.active_at).max(since);
-                let is_quiet = ctx.now.since(active_at) >= self.options.drain_quiet && self.tcp.lines.all_empty();
-                if is_quiet || ctx.now.since(since) >= self.options.drain_read_max {
-                    self.phase = Phase::Closing;
-                    self.udp.read_drops(ctx);
-                    self.udp.stop(ctx);
-                    self.tcp.end_all(&mut self.intake, ctx);
-                }
+        if let Phase::Reading { since } = self.phase {
+            let active_at = self.tcp.active_at.max(self.udp.active_at).max(since);
+            let is_quiet = ctx.now.since(active_at) >= self.options.drain_quiet && self.tcp.lines.all_empty();
+            if is_quiet || ctx.now.since(since) >= self.options.drain_read_max {
+                self.phase = Phase::Closing;
+                self.udp.stop(ctx);
+                self.tcp.end_all(&mut self.intake, ctx);
             }
-            Phase::Closing => {
-                if self.tcp.is_over() && self.udp.is_over() && self.acceptor.is_over() && self.strays_closing == 0 {
-                    self.udp.read_drops(ctx);
-                    // I7: no receive is in flight and none will be armed, so no operation can pick these buffers any more.
-                    self.intake.pool.take_back_all();
-                    self.phase = Phase::Drained;
-                }
-            }
-            Phase::Running | Phase::Drained => {}
         }
+        // In the same poll: where nothing is in flight any more, no completion would bring another.
+        if self.phase == Phase::Closing && self.is_over() {
+            self.udp.read_drops(ctx);
+            // I7: no receive is in flight and none will be armed, so no operation can pick these buffers any more.
+            self.intake.pool.take_back_all();
+            self.phase = Phase::Drained;
+        }
+    }
+
+    /// Whether there is no connection and no operation left.
+    fn is_over(&self) -> bool {
+        self.tcp.is_over() && self.udp.is_over() && self.acceptor.is_over() && self.strays_closing == 0
     }
 
     fn drain_deadline(&self, now: Nanos) -> Option<Nanos> {
