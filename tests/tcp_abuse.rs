@@ -103,7 +103,7 @@ fn malformed_headers_and_topics_are_refused_by_reason() {
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("topic_empty", raw(2, 0, b"body")),
         ("topic_beyond_frame", raw(2, 5, b"abc")),
-        ("topic_beyond_frame", raw(2, u16::MAX, b"abc")),
+        ("topic_too_long", raw(2, u16::MAX, b"abc")),
         ("topic_not_utf8", raw(2, 2, &[0xc0, 0xaf])),
         ("topic_not_utf8", raw(2, 3, &[0xed, 0xa0, 0x80])),
         ("topic_control", raw(2, 3, b"a\0b")),
@@ -235,7 +235,7 @@ fn running_out_of_descriptors_is_waited_out() {
     command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", binary()]);
     let server = Server::spawn(command, &folder.path().join("data"), &[]);
     let mut streams: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();
-    server.wait_for("the back-off", |_| metric(&server, "eventstream_accept_backoff_total", "") >= 1);
+    // The admin endpoint has no descriptors either; what the engine does meanwhile shows in its CPU time.
     let cpu_before = cpu_ticks(server.pid());
     std::thread::sleep(Duration::from_secs(1)); // the span over which CPU use is measured
     let ticks = cpu_ticks(server.pid()) - cpu_before;
@@ -246,6 +246,7 @@ fn running_out_of_descriptors_is_waited_out() {
     }
     drop(streams.drain(..60));
     server.wait_stored(100);
+    assert!(metric(&server, "eventstream_accept_backoff_total", "") >= 1, "it ran out of descriptors, and backed off");
     drop(streams);
     server.stop().assert_clean();
 }

@@ -201,11 +201,12 @@ impl Reactor {
             let is_quiet = ctx.now.since(active_at) >= self.options.drain_quiet && self.tcp.lines.all_empty();
             if is_quiet || ctx.now.since(since) >= self.options.drain_read_max {
                 self.phase = Phase::Closing;
+                self.udp.read_drops(ctx);
                 self.udp.stop(ctx);
                 self.tcp.end_all(&mut self.intake, ctx);
             }
         }
-        // In the same poll: where nothing is in flight any more, no completion would bring another.
+        // In the same poll: where nothing was open, no completion will come to ask for another.
         if self.phase == Phase::Closing && self.is_over() {
             self.udp.read_drops(ctx);
             // I7: no receive is in flight and none will be armed, so no operation can pick these buffers any more.
@@ -214,7 +215,6 @@ impl Reactor {
         }
     }
 
-    /// Whether there is no connection and no operation left.
     fn is_over(&self) -> bool {
         self.tcp.is_over() && self.udp.is_over() && self.acceptor.is_over() && self.strays_closing == 0
     }

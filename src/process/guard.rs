@@ -1,7 +1,7 @@
 //! A handler under guard: panics are caught and counted, too many in a row disable it, its time is watched.
 //!
 //! Invariants:
-//! - **G1** A panic never leaves [`Guard::call`]: the thread, its runner and the other tiers go on.
+//! - **G1** A panic never leaves `Guard::call`: the thread, its runner and the other tiers go on.
 //! - **G2** After `panics_max` panics in a row the handler is not called again in this process. Events then go on to storage
 //!   (REALTIME: an alert is missed, the event is not) or to the dead letters as `handler_panic` (TRANSACTIONAL: an unprocessed event must
 //!   not look processed).

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! Invariants:
-//! - **W1** Every event that a processor takes leaves through exactly one of the three, which counts its outcome (L2; *stored* is the
+//! - **E1** Every event that a processor takes leaves through exactly one of the three, which counts its outcome (L2; *stored* is the
 //!   appender's to count).
-//! - **W2** Events reach the inlet in the order of `deliver`; the number that `deliver` returns is the event's push index in the inlet.
-//! - **W3** `held.len() <= hold_events_max` as long as callers deliver only into [`Outlet::room`]. No allocation: held is made at start.
+//! - **E2** Events reach the inlet in the order of `deliver`; the number that `deliver` returns is the event's push index in the inlet.
+//! - **E3** `held.len() <= hold_events_max` as long as callers deliver only into `Outlet::room`. No allocation: held is made at start.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Outlet {
         Self { inlet, pool, releaser, ledger, dead_letters, held, hold_events_max, delivered: 0 }
     }
 
-    /// Events that may be delivered now (W3).
+    /// Events that may be delivered now (E3).
     pub(crate) fn room(&self) -> usize {
         self.hold_events_max - self.held.len()
     }
@@ -64,7 +64,7 @@ impl Outlet {
         self.held.len()
     }
 
-    /// Events delivered so far: the push index of the next one (W2).
+    /// Events delivered so far: the push index of the next one (E2).
     pub(crate) fn delivered(&self) -> u64 {
         self.delivered
     }
@@ -95,7 +95,7 @@ impl Outlet {
         } else if let Err(Full(event)) = inlet.producer.push(event) {
             self.held.push_back(event);
         }
-        debug_assert!(self.held.len() <= self.hold_events_max, "W3: deliver only into room");
+        debug_assert!(self.held.len() <= self.hold_events_max, "E3: deliver only into room");
         index
     }
 

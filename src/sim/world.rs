@@ -17,6 +17,9 @@ use crate::sys::clock::{Clock, Nanos};
 /// Steps in which a run must have come to its end; the usual is some ten thousand.
 const STEPS_MAX: u64 = 3_000_000;
 
+/// The longest that clients are waited for: some never get a descriptor, as silent ones keep them all.
+const LIVE_MAX: Nanos = Nanos::from_millis(3_000);
+
 /// The longest time in which a disk stays full.
 const FULL_MAX: Nanos = Nanos::from_millis(100);
 
@@ -84,7 +87,8 @@ struct World<'a> {
     fills_left: u32,
     /// When the drain comes, once all clients are done.
     live_until: Option<Nanos>,
-    is_draining: bool,
+    /// The seats that are draining.
+    stage: &'static [usize],
     steps: u64,
 }
 
@@ -117,7 +121,7 @@ impl<'a> World<'a> {
             full_until: None,
             fills_left,
             live_until: None,
-            is_draining: false,
+            stage: &[],
             steps: 0,
         }
     }
@@ -125,7 +129,8 @@ impl<'a> World<'a> {
     /// Until all clients are done and nothing moves any more; or not so long, if the drain is to come early.
     fn live(&mut self) {
         let early = self.scenario.early_drain.then(|| self.rng.between(50..=8_000));
-        while early.is_none_or(|steps| self.steps < steps) {
+        let began = self.ring.now();
+        while early.is_none_or(|steps| self.steps < steps) && self.ring.now().since(began) < LIVE_MAX {
             self.step();
             if self.clients_next().is_none() {
                 // Long enough for deadlines to pass, on some seeds.
@@ -141,17 +146,24 @@ impl<'a> World<'a> {
     fn drain(&mut self) {
         self.fills_left = 0;
         self.live_until = None;
-        self.is_draining = true;
         self.full_until = self.full_until.map(|_| self.ring.now());
-        let processors = seat::PROCESSORS.as_slice();
-        let appender = if self.scenario.storage { &[seat::APPENDER][..] } else { &[] };
-        for stage in [&[seat::REACTOR], processors, appender] {
+        let stages: [&[usize]; 3] = [&[seat::REACTOR], &seat::PROCESSORS, &[seat::APPENDER]];
+        for stage in &stages[..if self.scenario.storage { 3 } else { 2 }] {
             stage.iter().for_each(|seat| self.scheduler.drain(*seat));
-            while !stage.iter().all(|seat| self.scheduler.is_drained(*seat)) {
+            self.stage = stage;
+            while !self.is_stage_over() {
                 self.step();
             }
         }
         while self.help() {}
+    }
+
+    /// Whether the agents of this stage are drained; before the drain, whether the load is over.
+    fn is_stage_over(&self) -> bool {
+        match self.stage {
+            [] => self.clients_next().is_none(),
+            stage => stage.iter().all(|seat| self.scheduler.is_drained(*seat)),
+        }
     }
 
     /// One thing happens, and the oracles look.
@@ -218,11 +230,11 @@ impl<'a> World<'a> {
         }
         let next =
             [self.scheduler.next_time(), self.clients_next(), self.full_until, self.live_until].into_iter().flatten().min();
-        // The last client has just become done: `live` sets its time in a moment.
-        if next.is_none() && self.live_until.is_none() && !self.is_draining {
+        // Where the stage is over the next one begins in a moment.
+        let Some(next) = next else {
+            assert!(self.is_stage_over(), "nothing will ever happen again:\n{}", self.scheduler.describe());
             return;
-        }
-        let next = next.unwrap_or_else(|| panic!("nothing will ever happen again:\n{}", self.scheduler.describe()));
+        };
         self.scheduler.jump(next);
     }
 
@@ -284,14 +296,15 @@ impl<'a> World<'a> {
             assert_eq!(ledger.total().stored, 0, "O3: stored without a log");
             return 0;
         };
-        if log.status().state() == StoreState::Running {
+        let store_failed = matches!(log.status().state(), StoreState::Failed { .. });
+        if !store_failed {
             assert!(log.finish(self.ring.wall()).expect("a simulated file"), "a drained log can be closed");
             assert!(verify(log.file()).expect("a log").is_whole(), "O3: the log is not whole");
         }
         let records = LogReader::open(log.file()).expect("a log").into_records();
         let stored: Vec<Stored> = records.map(|record| Stored::from(record.expect("O3: a good record"))).collect();
         let transactional_in_order = self.scenario.handler != HandlerManner::Bad;
-        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order };
+        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order, store_failed };
         oracle::check_log(&stored, &ledger, &self.account, rules);
         let mut bytes = vec![0; log.file().bytes() as usize];
         let read = log.file().read_at(&mut bytes, 0).expect("a simulated file");

@@ -20,7 +20,7 @@ use super::features::{Feature, Features};
 use super::findings::{Finding, Severity};
 use super::io::{Completion, Fd, GroupId, Ring, Token};
 use super::memory::{self, Arena, HUGE_PAGE_BYTES, StagingBuffer};
-use super::uring::{RingRefusal, Uring, UringOptions, Wait, build, restrict};
+use super::uring::{RingRefusal, Uring, UringOptions, Wait, build, patiently, restrict};
 use super::{process, socket};
 use crate::pool::{ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
 
@@ -58,6 +58,9 @@ impl fmt::Display for HostRefusal {
 
 impl std::error::Error for HostRefusal {}
 
+/// Tries one feature on rings with these set-up features.
+type Trial = fn(Features) -> bool;
+
 impl Features {
     /// Tries everything, takes away what `without` names, and says what is missing, one finding per feature.
     ///
@@ -65,9 +68,9 @@ impl Features {
     /// No ring, or none with provided buffers.
     pub fn probe(without: &[Feature]) -> Result<(Features, Vec<Finding>), HostRefusal> {
         let mut features = probe_setup(without)?;
-        let ring = features;
+        let ring = features; // What every trial's ring is set up with.
         probe_buffer_ring(ring)?;
-        let tried: [(Feature, fn(Features) -> bool); 9] = [
+        let tried: [(Feature, Trial); 9] = [
             (Feature::RegisteredRing, registered_ring_works),
             (Feature::MinWait, min_wait_works),
             (Feature::FixedBuffers, fixed_buffers_work),
@@ -149,7 +152,7 @@ fn probe_setup(without: &[Feature]) -> Result<Features, HostRefusal> {
         [wanted, wanted.without(Feature::NoSqarray), wanted.without(Feature::NoSqarray).without(Feature::DeferTaskrun)];
     let mut refused = None;
     for features in attempts {
-        match build(&options(), features) {
+        match patiently(|| build(&options(), features)) {
             Ok(ring) if features.has(Feature::Restrictions) && restrict(&ring).is_err() => {
                 return Ok(features.without(Feature::Restrictions));
             }
@@ -210,7 +213,7 @@ impl Bench {
         submit(&mut self.ring, token);
         let mut out = Vec::with_capacity(16);
         let until = HostClock.now() + PATIENCE;
-        while out.len() < wanted && !out.last().is_some_and(|c: &Completion| !c.more) && HostClock.now() < until {
+        while out.len() < wanted && out.last().is_none_or(|c: &Completion| c.more) && HostClock.now() < until {
             if self.ring.turn(Wait::Until(Some(until)), &mut out).is_err() {
                 break;
             }
@@ -247,7 +250,7 @@ fn registered_ring_works(ring: Features) -> bool {
 }
 
 fn min_wait_works(features: Features) -> bool {
-    let Ok(ring) = build(&options(), features) else { return false };
+    let Ok(ring) = patiently(|| build(&options(), features)) else { return false };
     let submitter = ring.submitter();
     if submitter.register_enable_rings().is_err() {
         return false;

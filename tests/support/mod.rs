@@ -129,13 +129,7 @@ impl Server {
 
     /// What it says of itself.
     pub fn status(&self) -> Value {
-        let text = ureq::get(format!("http://{}/status", self.admin))
-            .call()
-            .expect("the engine answers")
-            .body_mut()
-            .read_to_string()
-            .expect("as text");
-        serde_json::from_str(&text).expect("as JSON")
+        serde_json::from_str(&get(self.admin, "/status")).expect("as JSON")
     }
 
     /// Asks until `reached` says yes.
@@ -250,16 +244,24 @@ pub fn refused(status: &Value, reason: &str) -> u64 {
 
 /// The sum of a metric over its labels, from a scrape, where the label text contains `label` (empty for all).
 pub fn metric(server: &Server, name: &str, label: &str) -> u64 {
-    let text = ureq::get(format!("http://{}/metrics", server.admin))
-        .call()
-        .expect("the engine answers")
-        .body_mut()
-        .read_to_string()
-        .expect("as text");
+    let text = get(server.admin, "/metrics");
     text.lines()
         .filter(|line| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']) && line.contains(label))
         .map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number") as u64)
         .sum()
+}
+
+/// What the admin endpoint answers; asked again while it has no descriptor to answer with.
+fn get(admin: SocketAddr, path: &str) -> String {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().new_agent();
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match agent.get(format!("http://{admin}{path}")).call().and_then(|mut answer| answer.body_mut().read_to_string()) {
+            Ok(text) => return text,
+            Err(error) => assert!(Instant::now() < give_up, "the engine does not answer: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50)); // between two questions
+    }
 }
 
 /// One frame of the version-1 format.

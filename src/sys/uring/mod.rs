@@ -39,7 +39,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
 pub use counters::RingCounters;
 pub use setup::{RingRefusal, SubmissionPolling, UringOptions};
-pub(super) use setup::{build, restrict};
+pub(super) use setup::{build, patiently, restrict};
 
 use self::enter::{EnterFd, Sleep};
 use super::buffer_ring::{BufferRing, Group, RawBuffer};
@@ -142,7 +142,7 @@ impl Uring {
     /// # Errors
     /// What the kernel or a limit refuses, by cause.
     pub fn new(options: &UringOptions, features: &Features) -> Result<Self, RingRefusal> {
-        let ring = build(options, *features).map_err(|error| RingRefusal::of("io_uring_setup", &error))?;
+        let ring = patiently(|| build(options, *features)).map_err(|error| RingRefusal::of("io_uring_setup", &error))?;
         if features.has(Feature::Restrictions) {
             restrict(&ring).map_err(|error| RingRefusal::of("registering restrictions", &error))?;
         }
@@ -198,8 +198,9 @@ impl Uring {
         assert!(self.next_wire_id + u32::from(entries) <= 1 << 16, "U3: buffer ids have 16 bits");
         let memory = BufferRing::map(entries, self.next_wire_id as u16).map_err(refused)?;
         // SAFETY: the memory is page-aligned, as long as said, and lives in `groups` until the ring is closed.
-        unsafe { self.ring.submitter().register_buf_ring_with_flags(memory.address(), entries, group as u16, 0) }
-            .map_err(refused)?;
+        let register =
+            || unsafe { self.ring.submitter().register_buf_ring_with_flags(memory.address(), entries, group as u16, 0) };
+        patiently(register).map_err(refused)?;
         self.next_wire_id += u32::from(entries);
         self.groups[group as usize] = Some(Group::Ring(memory));
         Ok(())
@@ -397,10 +398,10 @@ impl Uring {
         self.enter_raw(len, flags, sleep)?;
         match wait {
             Wait::MinWait { until, .. } if !self.features.has(Feature::MinWait) && self.ring.completion().is_empty() => {
-                match self.sleep(Wait::Until(until)) {
-                    Some(sleep) => self.enter_raw(0, flags, sleep),
-                    None => Ok(()),
-                }
+                let Some(sleep) = self.sleep(Wait::Until(until)) else { return Ok(()) };
+                // Whatever an interrupted first enter left unsubmitted goes out before the sleep (G2).
+                let left = self.ring.submission().len() as u32;
+                self.enter_raw(left, flags, sleep)
             }
             _ => Ok(()),
         }
@@ -515,6 +516,10 @@ impl Drop for Uring {
             // G1: the kernel may still write into memory that is about to be unmapped.
             eprintln!("fatal: a ring was dropped with {} operations in flight that don't end", self.in_flight);
             std::process::abort();
+        }
+        if self.staging_registered {
+            // At once, while closing a ring gives locked memory back only some time later. Nothing is in flight, so it can't fail for cause.
+            let _ = self.ring.submitter().unregister_buffers();
         }
     }
 }

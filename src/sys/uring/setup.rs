@@ -163,6 +163,21 @@ pub(crate) fn build(options: &UringOptions, features: Features) -> io::Result<Io
     builder.build(options.submission_entries)
 }
 
+/// Tries again while locked memory is short: rings and buffer rings count against its limit (6.18: under 256 KiB for one of the default
+/// size), per user, and a closed ring's share comes back only when a kernel worker has cleaned up. So a restart, or the ring after a
+/// probe, may meet its predecessor's.
+pub(crate) fn patiently<T>(mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+    const TRIES: u32 = 50;
+    for _ in 1..TRIES {
+        match step() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    step()
+}
+
 /// Restricts a disabled ring to what the engine does: no opening, no connecting, no sending.
 pub(crate) fn restrict(ring: &IoUring) -> io::Result<()> {
     const OPERATIONS: [u8; 10] = [

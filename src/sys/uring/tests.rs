@@ -457,12 +457,12 @@ fn completions_beyond_the_room_come_with_the_next_turn() {
     let mut rig = Rig::new(both()[0], GroupId::Tcp, 1);
     (0..8).for_each(|slot| rig.ring.cancel(Token::new(1, 3, 0, slot), RECV));
     let mut out = Vec::with_capacity(3);
-    rig.ring.turn(Wait::Until(None), &mut out).unwrap();
-    assert_eq!(out.len(), 3);
-    for rest in [3, 2] {
+    for part in [3, 3, 2] {
         out.clear();
-        rig.ring.turn(Wait::Until(None), &mut out).unwrap(); // G3: does not sleep.
-        assert_eq!(out.len(), rest);
+        while out.is_empty() {
+            rig.ring.turn(Wait::Until(None), &mut out).unwrap(); // G3: does not sleep on what is there.
+        }
+        assert_eq!(out.len(), part);
     }
     rig.finish(GroupId::Tcp);
 }
@@ -510,7 +510,9 @@ fn a_minimum_wait_returns_with_one_completion() {
         let mut rig = Rig::new(features, GroupId::Tcp, 1);
         rig.ring.cancel(OTHER, RECV);
         let wait = Wait::MinWait { completions: 1_000, at_most: Nanos::from_micros(50), until: None };
-        rig.ring.turn(wait, &mut rig.out).unwrap();
+        while rig.out.is_empty() {
+            rig.ring.turn(wait, &mut rig.out).unwrap(); // A signal may end one early.
+        }
         assert_eq!(rig.out.len(), 1);
         rig.out.clear();
         rig.finish(GroupId::Tcp);
@@ -522,7 +524,9 @@ fn an_idle_ring_is_polled_without_a_system_call() {
     let mut rig = Rig::new(both()[0], GroupId::Tcp, 1);
     let (mut client, server) = stream_pair();
     rig.ring.recv_multishot(RECV, fd(&server), GroupId::Tcp, 0);
-    rig.ring.turn(Wait::Poll, &mut rig.out).unwrap();
+    while !rig.ring.ring.submission().is_empty() {
+        rig.ring.turn(Wait::Poll, &mut rig.out).unwrap();
+    }
     let before = rig.ring.counters().enters.get();
     for _ in 0..100 {
         rig.ring.turn(Wait::Poll, &mut rig.out).unwrap();
