@@ -390,9 +390,14 @@ impl Rig {
         self.ring.closed.contains(&fd) && self.ring.shut.contains(&fd)
     }
 
+    /// Says that the engine stops.
+    pub(super) fn begin_drain(&mut self) {
+        self.with_context(|reactor, ctx| reactor.drain(ctx));
+    }
+
     /// Drains to the end and checks that everything is back.
     pub(super) fn drain(&mut self) {
-        self.with_context(|reactor, ctx| reactor.drain(ctx));
+        self.begin_drain();
         for _ in 0..2000 {
             self.pass(Nanos::from_millis(1));
             Tier::ALL.into_iter().for_each(|tier| drop(self.take(tier)));

@@ -215,3 +215,18 @@ fn nothing_is_ever_sent_to_a_datagrams_sender() {
     rig.drain();
     assert!(!rig.ring.closed.contains(&UDP_REST) && !rig.ring.shut.contains(&UDP_REST));
 }
+
+#[test]
+fn a_drain_with_nothing_in_flight_comes_to_its_end_in_one_poll() {
+    let mut rig = Rig::new(RigOptions::default());
+    let all: Vec<_> = rig.ring.lent[GroupId::Udp as usize].drain(..).collect();
+    for fd in [UDP_REST, UDP_REALTIME] {
+        assert!(!rig.datagram(fd, b"x"));
+    }
+    rig.begin_drain();
+    rig.settle();
+    let work = rig.pass(Nanos::from_millis(5));
+    assert_eq!(work.next_deadline, None);
+    rig.ring.lent[GroupId::Udp as usize].extend(all);
+    rig.drain();
+}
