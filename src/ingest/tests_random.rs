@@ -62,7 +62,7 @@ fn send_some(rig: &mut Rig, client: &mut Client, dice: &mut Dice) {
     }
     let count = (1 + dice.below(CHUNK_BYTES)).min(client.stream.len() - client.sent);
     let more = dice.below(8) > 0;
-    if rig.send_chunk(client.fd, &client.stream[client.sent..client.sent + count].to_vec(), more) {
+    if rig.send_chunk(client.fd, &client.stream[client.sent..client.sent + count], more) {
         client.sent += count;
     } else {
         rig.end(client.fd, Err(libc::ENOBUFS));

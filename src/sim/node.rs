@@ -148,7 +148,7 @@ fn tiers(scenario: &Scenario) -> ([TierSender; Tier::COUNT], [TierReceiver; Tier
         receivers.push(receiver);
         senders.pop().expect("one producer, one sender")
     });
-    (senders, receivers.try_into().ok().expect("one receiver per tier"))
+    (senders, receivers.try_into().expect("one receiver per tier"))
 }
 
 impl Builder<'_> {
