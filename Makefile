@@ -47,6 +47,9 @@ fuzz: deps ## look for inputs that break the wire codec (FUZZ_SECONDS=60)
 
 loom: export RUSTFLAGS := --cfg loom
 loom: export LOOM_MAX_PREEMPTIONS := $(LOOM_MAX_PREEMPTIONS)
+loom: export CARGO_PROFILE_RELEASE_LTO := off
+loom: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS := 16
+loom: export CARGO_PROFILE_RELEASE_DEBUG := none
 loom: deps ## every interleaving of the lock-free parts
 	$(CARGO) test --locked --release --lib --target-dir target/loom loom
 

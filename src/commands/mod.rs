@@ -172,7 +172,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, parts: &Parts) -> Exi
 #[derive(Debug)]
 pub enum Parsed {
     /// A command to run.
-    Command(Command),
+    Command(Box<Command>),
     /// A text to print: help, version.
     Answer(String),
 }
@@ -200,7 +200,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Co
     let words = split_joined(words);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match Arguments::from_args(&["eventstream"], &words) {
-        Ok(arguments) => Ok(Parsed::Command(arguments.command)),
+        Ok(arguments) => Ok(Parsed::Command(Box::new(arguments.command))),
         Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Answer(output)),
         Err(EarlyExit { output, status: Err(()) }) => {
             let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

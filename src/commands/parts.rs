@@ -80,7 +80,7 @@ fn plan_cores(request: &PlanRequest) -> Result<Vec<CorePlanView>, CommandError> 
         Auto::Auto => None,
         Auto::Given(nodes) => Some(nodes),
     };
-    let cores = request.cores.0.parse().map_err(|refusal| EngineError::Cores(refusal))?;
+    let cores = request.cores.0.parse().map_err(EngineError::Cores)?;
     let wanted = CoreRequest { cores, nodes, reactors_per_node: request.reactors_per_node };
     let plan = topology.plan(&wanted).map_err(|refusal| three_lines(ExitStatus::Configuration, &refusal))?;
     let mut views = vec![view("this host".to_owned(), &plan)];

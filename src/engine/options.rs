@@ -126,7 +126,7 @@ pub(super) fn transactional(config: &Config, seed: u64) -> TransactionalOptions 
 
 /// The BATCH processor.
 pub(super) fn batch(config: &Config) -> BatchOptions {
-    BatchOptions { window: Nanos::from_millis(u64::from(config.window_ms)), ..BatchOptions::default() }
+    BatchOptions { window: Nanos::from_millis(u64::from(config.window_ms)) }
 }
 
 /// The appender.

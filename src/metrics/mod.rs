@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(loom))]
 pub mod admin;
 pub mod export;
 pub mod latency;
