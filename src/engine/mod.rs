@@ -21,6 +21,7 @@ mod error;
 mod node;
 mod options;
 mod stop;
+mod store_watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use crate::pool::{Budget, PoolPlan, SharedPool};
 use crate::process::{AlertHandler, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
 use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
-use crate::storage::dead_letter::{DeadLetterOptions, DeadLetterQueue};
+use crate::storage::dead_letter::DeadLetterQueue;
 use crate::storage::folder::DataFolder;
 use crate::storage::log_file::DiskFile;
 use crate::storage::recovery::{LogIdentity, OpenLog};
@@ -54,6 +55,7 @@ use crate::sys::topology::Topology;
 use crate::sys::uring::RingRefusal;
 use crate::wire::{Priority, Tier};
 use node::{NodeParts, NodeView, ReactorSockets, SeatedRunner};
+use store_watch::StoreWatch;
 
 /// Makes a handler for each node, by the node's number.
 pub type PerNode<H> = Box<dyn Fn(u8) -> Box<H>>;
@@ -81,6 +83,7 @@ impl Default for Handlers {
 struct RunningNode {
     view: NodeView,
     log: Option<OpenLog<DiskFile>>,
+    store_watch: StoreWatch,
     pool: Arc<SharedPool>,
 }
 
@@ -139,7 +142,7 @@ impl Ground {
             budget.extend(pool.budget.clone());
             pools.push(pool);
         }
-        budget.add("dead letters", 2, DeadLetterOptions::new(config.dead_letter_file()).spool_bytes as u64);
+        budget.add("dead letters", 2, options::dead_letters(config).spool_bytes as u64);
         if let Some(available) = available_memory_bytes() {
             budget.admit(available).map_err(EngineError::Budget)?;
         }
@@ -184,7 +187,7 @@ impl Engine {
         let logs = open_logs(config, &folder, ground.plan.nodes.len(), &mut report)?;
         let mut divided = divide_arenas(config, &mut ground)?;
         let pools: Vec<_> = divided.iter().map(|(pool, _)| pool.clone()).collect();
-        let letters = DeadLetterOptions::new(config.dead_letter_file());
+        let letters = options::dead_letters(config);
         let dead_letters = DeadLetterQueue::start(&letters, pools.clone(), helper_thread_setup).map_err(EngineError::Folder)?;
         let sockets = open_sockets(config, &mut ground, &mut report)?;
         let control: Arc<DrainControl> = Arc::default();
@@ -215,7 +218,7 @@ impl Engine {
             let (runners, mut view) = node::build(parts)?;
             ground.findings.append(&mut view.findings);
             seated.extend(runners);
-            nodes.push(RunningNode { view, log, pool });
+            nodes.push(RunningNode { view, log, store_watch: StoreWatch::new(number as u8), pool });
         }
         if config.strict == OnOff::On
             && let Some(finding) = ground.findings.iter().find(|finding| finding.severity >= Severity::Warning)
@@ -268,6 +271,9 @@ impl Engine {
     pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
         for node in &mut self.nodes {
             node.view.watch.look(say);
+            if let Some(log) = &node.log {
+                node.store_watch.look(log.status().state(), say);
+            }
         }
         self.failure()
     }
