@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::{CommandError, ExitStatus, print};
 use crate::config::{Config, Flags, Layers, Loaded, OPTIONS, OptionSpec, Rule};
 use crate::report::{DrainCause, DrainSummary, StartReport};
+use crate::sys::process::ignore_file_size_signal;
 
 /// What `serve` was told; the flags are read together with the other layers.
 #[derive(Debug)]
@@ -100,6 +101,7 @@ impl ServeCommand {
         let Loaded { config, notes } = Config::load(&Layers::of_process(self.flags))?;
         init_log();
         notes.iter().for_each(|note| log::warn!("{note}"));
+        ignore_file_size_signal();
         let (causes, ends) = mpsc::channel();
         let notice = EndNotice(causes);
         watch_signals(notice.clone())?;

@@ -21,6 +21,7 @@ mod error;
 mod node;
 mod options;
 mod stop;
+mod store_watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,10 +35,10 @@ use crate::config::{Config, OnOff};
 use crate::metrics::admin::AdminServer;
 use crate::metrics::telemetry::{LogPosition, PipelineState, Telemetry};
 use crate::pool::{Budget, PoolPlan, SharedPool};
-use crate::process::{AlertHandler, TransactionalHandler, WindowHandler};
+use crate::process::{AlertHandler, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
 use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
-use crate::storage::dead_letter::{DeadLetterOptions, DeadLetterQueue};
+use crate::storage::dead_letter::DeadLetterQueue;
 use crate::storage::folder::DataFolder;
 use crate::storage::log_file::DiskFile;
 use crate::storage::recovery::{LogIdentity, OpenLog};
@@ -49,11 +50,12 @@ use crate::sys::io::Errno;
 use crate::sys::memory::{Arena, ArenaOptions, HugePages, available_memory_bytes};
 use crate::sys::plan::{CoreChoice, CorePlan, CoreRequest};
 use crate::sys::process::{helper_thread_setup, pin_current_thread, raise_descriptor_limit};
-use crate::sys::socket::{ListenOptions, UdpOptions, bind_udp, listen};
+use crate::sys::socket::{ListenOptions, UDP_PAIRS_MAX, UdpOptions, bind_udp, listen};
 use crate::sys::topology::Topology;
 use crate::sys::uring::RingRefusal;
 use crate::wire::{Priority, Tier};
 use node::{NodeParts, NodeView, ReactorSockets, SeatedRunner};
+use store_watch::StoreWatch;
 
 /// Makes a handler for each node, by the node's number.
 pub type PerNode<H> = Box<dyn Fn(u8) -> Box<H>>;
@@ -81,6 +83,7 @@ impl Default for Handlers {
 struct RunningNode {
     view: NodeView,
     log: Option<OpenLog<DiskFile>>,
+    store_watch: StoreWatch,
     pool: Arc<SharedPool>,
 }
 
@@ -139,7 +142,7 @@ impl Ground {
             budget.extend(pool.budget.clone());
             pools.push(pool);
         }
-        budget.add("dead letters", 2, DeadLetterOptions::new(config.dead_letter_file()).spool_bytes as u64);
+        budget.add("dead letters", 2, options::dead_letters(config).spool_bytes as u64);
         if let Some(available) = available_memory_bytes() {
             budget.admit(available).map_err(EngineError::Budget)?;
         }
@@ -177,13 +180,14 @@ impl Engine {
     /// Whatever is in the way, with cause and fix; nothing runs then.
     pub fn start(config: &Config, handlers: &Handlers) -> Result<(Engine, StartReport), EngineError> {
         config.check().map_err(EngineError::Config)?;
+        quiet_handler_panics();
         let mut ground = Ground::survey(config)?;
         let folder = DataFolder::open(&config.data_dir, ground.plan.nodes.len() as u32).map_err(EngineError::Folder)?;
         let mut report = StartReport { data_dir: Some(config.data_dir.clone()), ..StartReport::default() };
         let logs = open_logs(config, &folder, ground.plan.nodes.len(), &mut report)?;
         let mut divided = divide_arenas(config, &mut ground)?;
         let pools: Vec<_> = divided.iter().map(|(pool, _)| pool.clone()).collect();
-        let letters = DeadLetterOptions::new(config.dead_letter_file());
+        let letters = options::dead_letters(config);
         let dead_letters = DeadLetterQueue::start(&letters, pools.clone(), helper_thread_setup).map_err(EngineError::Folder)?;
         let sockets = open_sockets(config, &mut ground, &mut report)?;
         let control: Arc<DrainControl> = Arc::default();
@@ -214,7 +218,7 @@ impl Engine {
             let (runners, mut view) = node::build(parts)?;
             ground.findings.append(&mut view.findings);
             seated.extend(runners);
-            nodes.push(RunningNode { view, log, pool });
+            nodes.push(RunningNode { view, log, store_watch: StoreWatch::new(number as u8), pool });
         }
         if config.strict == OnOff::On
             && let Some(finding) = ground.findings.iter().find(|finding| finding.severity >= Severity::Warning)
@@ -267,6 +271,9 @@ impl Engine {
     pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
         for node in &mut self.nodes {
             node.view.watch.look(say);
+            if let Some(log) = &node.log {
+                node.store_watch.look(log.status().state(), say);
+            }
         }
         self.failure()
     }
@@ -332,13 +339,14 @@ fn divide_arenas(config: &Config, ground: &mut Ground) -> Result<Vec<Divided>, E
     Ok(divided)
 }
 
-/// One listener per reactor on one port; datagrams go to the first reactor of each node.
+/// One listener and one pair of datagram sockets for each reactor, on one port each; the kernel spreads connections and flows.
 fn open_sockets(config: &Config, ground: &mut Ground, report: &mut StartReport) -> Result<Vec<Vec<ReactorSockets>>, EngineError> {
     let reactors: u32 = ground.plan.nodes.iter().map(reactors_of).sum();
     let mut tcp = config.tcp_listen;
-    let mut udp = None;
+    let (mut general, mut urgent) = (Vec::new().into_iter(), Vec::new().into_iter());
     if let Some(address) = config.udp_listen {
         let options = UdpOptions {
+            pairs: reactors.min(UDP_PAIRS_MAX),
             steered: ground.features.has(Feature::Steering),
             receive_buffer_bytes: config.udp_receive_buffer_bytes.u32(),
             gro: config.udp_gro == OnOff::On,
@@ -355,7 +363,16 @@ fn open_sockets(config: &Config, ground: &mut Ground, report: &mut StartReport) 
                 "sysctl -w net.core.rmem_max=…, or CAP_NET_ADMIN",
             ));
         }
-        udp = Some(bound);
+        if bound.general.len() < reactors as usize {
+            ground.findings.push(Finding::problem(
+                Severity::Warning,
+                "udp sockets",
+                "one for each reactor",
+                "the kernel does not let them share the port",
+                "a kernel with SO_REUSEPORT for datagrams; until then one reactor takes them all",
+            ));
+        }
+        (general, urgent) = (bound.general.into_iter(), bound.urgent.into_iter());
     }
     let mut nodes = Vec::new();
     for node in &ground.plan.nodes {
@@ -368,11 +385,8 @@ fn open_sockets(config: &Config, ground: &mut Ground, report: &mut StartReport) 
                 (tcp, report.tcp) = (Some(bound.addr), Some(bound.addr));
                 listener = Some(bound.fd);
             }
-            let datagrams = udp.take().map_or_else(Vec::new, |bound| {
-                let urgent = bound.urgent.map(|fd| (fd, true));
-                urgent.into_iter().chain([(bound.general, false)]).collect()
-            });
-            sockets.push(ReactorSockets { listener, udp: datagrams });
+            let datagrams = urgent.next().map(|fd| (fd, true)).into_iter().chain(general.next().map(|fd| (fd, false)));
+            sockets.push(ReactorSockets { listener, udp: datagrams.collect() });
         }
         nodes.push(sockets);
     }

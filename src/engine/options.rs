@@ -7,6 +7,7 @@ use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, TransactionalOptions, WindowLogOptions};
 use crate::runner::Idle;
 use crate::storage::appender::{AppenderOptions, Durability};
+use crate::storage::dead_letter::DeadLetterOptions;
 use crate::sys::clock::Nanos;
 use crate::sys::features::{Feature, Features};
 use crate::sys::uring::{SubmissionPolling, UringOptions};
@@ -145,6 +146,13 @@ pub(super) fn appender(config: &Config, largest_payload_bytes: usize) -> Appende
         commit_bytes: config.commit_bytes.0,
         ..defaults
     }
+}
+
+/// The dead letters. Their lines hold a frame in base64 (4/3 of it), so twice the largest frame always has room.
+pub(super) fn dead_letters(config: &Config) -> DeadLetterOptions {
+    let defaults = DeadLetterOptions::new(config.dead_letter_file());
+    let spool_bytes = defaults.spool_bytes.max(2 * config.max_frame_bytes.usize());
+    DeadLetterOptions { spool_bytes, ..defaults }
 }
 
 /// Adds what a node holds beside its pool, one line each.

@@ -324,7 +324,10 @@ fn steering_works() -> io::Result<bool> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let options = socket::UdpOptions { patience: Duration::ZERO, ..socket::UdpOptions::default() };
     let sockets = socket::bind_udp(any, &options).map_err(|refusal| io::Error::from_raw_os_error(refusal.errno))?;
-    let Some(urgent) = sockets.urgent else { return Ok(false) };
+    let (Ok([general]), Ok([urgent])) = (<[OwnedFd; 1]>::try_from(sockets.general), <[OwnedFd; 1]>::try_from(sockets.urgent))
+    else {
+        return Ok(false);
+    };
     let sender = UdpSocket::bind(any)?;
     for priority in [0, 4] {
         sender.send_to(&[0, 0, 0, 4, priority, 0, 1, b'x'], sockets.addr)?;
@@ -335,7 +338,7 @@ fn steering_works() -> io::Result<bool> {
         UdpSocket::from(socket).recv(&mut bytes)?;
         Ok(bytes[4])
     };
-    Ok(priority(sockets.general)? == 0 && priority(urgent)? == 4)
+    Ok(priority(general)? == 0 && priority(urgent)? == 4)
 }
 
 fn aggregation_works() -> bool {

@@ -73,6 +73,12 @@ pub fn helper_thread_setup() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }
 
+/// Makes a write beyond RLIMIT_FSIZE an error (`EFBIG`, which the log treats like a full disk) instead of the signal that ends the process.
+pub fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 fn limits_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes into an exclusively borrowed rlimit; fails only for resources that don't exist.

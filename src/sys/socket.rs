@@ -1,17 +1,20 @@
 //! Sockets, made before the runners start: listeners, and datagram sockets that sort by priority before the kernel queues.
 //!
 //! ```text
-//!                     ┌ priority byte < 3 ─► general ─┐
-//! datagram ─► port ───┤ (classic BPF)                 ├─► one multishot recvmsg each
-//!                     └ priority byte ≥ 3 ─► urgent ──┘
+//!                     ┌ priority byte < 3 ─► general 0 … n-1 ─┐
+//! datagram ─► port ───┤ (classic BPF)        by flow          ├─► one multishot recvmsg each
+//!                     └ priority byte ≥ 3 ─► urgent 0 … n-1 ──┘
 //! ```
 //!
 //! Invariants:
-//! - **K1** Both datagram sockets of a pair have the same address; the filter's answer is the index in the order of binding.
+//! - **K1** All datagram sockets have the same address; the filter's answer is the index in the order of binding: general ones, then urgent ones.
 //! - **K2** The first socket is bound alone and made shareable afterwards, so a port that another process has is refused, not shared.
+//! - **K3** All datagrams of a sender with the same urgency go to the same socket, so its order is kept.
 //!
 //! A flood of the rest can then not make the kernel drop urgent datagrams: they queue in a buffer of their own. A datagram too short for a
-//! priority byte goes to the general socket, where the codec refuses it.
+//! priority byte goes to a general socket, where the codec refuses it. Each reactor has a pair; which pair a flow belongs to follows from its
+//! source address and ports, read from the headers: the hash that the kernel keeps with a packet is 0 for senders on loopback that
+//! have not connected, and on NICs that don't compute one, which would lead all of them to the first reactor.
 
 use std::fmt;
 use std::io;
@@ -30,6 +33,8 @@ const BIND_RETRY_PAUSE: Duration = Duration::from_millis(20);
 const PRIORITY_OFFSET: u32 = 4;
 /// From this priority on (HIGH), datagrams are urgent.
 const URGENT_PRIORITY_MIN: u32 = 3;
+/// Pairs of datagram sockets at most: as many as reactors have numbers.
+pub const UDP_PAIRS_MAX: u32 = 256;
 
 /// A socket could not be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +87,9 @@ impl Default for ListenOptions {
 /// How to receive datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpOptions {
-    /// Two sockets, sorted by the priority byte. Where the kernel refuses the filter there is one.
+    /// Sockets (with steering: pairs of sockets) on the address, one for each reactor; 1 to [`UDP_PAIRS_MAX`].
+    pub pairs: u32,
+    /// A second socket to each, sorted by the priority byte. Where the kernel refuses the filter there is none.
     pub steered: bool,
     /// Receive buffer wanted per socket, bytes; 0 leaves the host's default.
     pub receive_buffer_bytes: u32,
@@ -96,7 +103,7 @@ pub struct UdpOptions {
 
 impl Default for UdpOptions {
     fn default() -> Self {
-        Self { steered: true, receive_buffer_bytes: 0, gro: false, only_v6: false, patience: BIND_PATIENCE }
+        Self { pairs: 1, steered: true, receive_buffer_bytes: 0, gro: false, only_v6: false, patience: BIND_PATIENCE }
     }
 }
 
@@ -109,13 +116,13 @@ pub struct Listener {
     pub addr: SocketAddr,
 }
 
-/// One or two datagram sockets on one address (K1).
+/// Datagram sockets on one address (K1).
 #[derive(Debug)]
 pub struct UdpSockets {
-    /// Takes everything that `urgent` doesn't.
-    pub general: OwnedFd,
-    /// Takes HIGH and CRITICAL; `None` without steering.
-    pub urgent: Option<OwnedFd>,
+    /// Take everything that `urgent` doesn't; as many as wanted, one where the kernel refuses to share the port.
+    pub general: Vec<OwnedFd>,
+    /// Take HIGH and CRITICAL: as many as `general`, none without steering.
+    pub urgent: Vec<OwnedFd>,
     /// With the port that the kernel chose for port 0.
     pub addr: SocketAddr,
     /// Receive buffer per socket as granted, bytes, without the kernel's doubling for its bookkeeping.
@@ -146,19 +153,36 @@ pub fn listen(addr: SocketAddr, options: &ListenOptions) -> Result<Listener, Soc
     Ok(Listener { fd, addr })
 }
 
-/// Opens one or two datagram sockets.
+/// Opens the datagram sockets of all reactors.
 ///
 /// # Errors
 /// The step that failed, and why. A filter, a buffer size or aggregation that is refused is no error: compare the result with the options.
+///
+/// # Panics
+/// If no pair, or more than [`UDP_PAIRS_MAX`], are asked for.
 pub fn bind_udp(addr: SocketAddr, options: &UdpOptions) -> Result<UdpSockets, SocketRefusal> {
+    assert!((1..=UDP_PAIRS_MAX).contains(&options.pairs), "a pair for each reactor");
     let refused = |step| move |error: io::Error| refusal(step, addr, &error);
-    let general = open(addr, libc::SOCK_DGRAM, options.only_v6)?;
-    patiently(options.patience, || bind(&general, addr)).map_err(refused("binding"))?; // K2: alone
-    let addr = local_addr(&general).map_err(refused("reading the bound address"))?;
-    let urgent = if options.steered { add_urgent(&general, addr, options)? } else { None };
+    let first = open(addr, libc::SOCK_DGRAM, options.only_v6)?;
+    patiently(options.patience, || bind(&first, addr)).map_err(refused("binding"))?; // K2: alone
+    let addr = local_addr(&first).map_err(refused("reading the bound address"))?;
+    let mut general = vec![first];
+    let mut urgent = Vec::new();
+    if (options.steered || options.pairs > 1) && set_option(&general[0], libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).is_ok() {
+        // The group exists from the second bind on, in the order of binding (K1). What comes before the filter is spread by the
+        // kernel's hash, which delays nothing at start.
+        let is_shared = add_sockets(&mut general, options.pairs, addr, options)?;
+        if options.steered && is_shared {
+            let is_steered = add_sockets(&mut urgent, options.pairs, addr, options)?
+                && attach_filter(&general[0], &mut steering_filter(options.pairs)).is_ok();
+            if !is_steered {
+                urgent.clear();
+            }
+        }
+    }
     let mut granted = u32::MAX;
     let mut gro = options.gro;
-    for fd in [Some(&general), urgent.as_ref()].into_iter().flatten() {
+    for fd in general.iter().chain(&urgent) {
         granted =
             granted.min(set_receive_buffer(fd, options.receive_buffer_bytes).map_err(refused("sizing the receive buffer"))?);
         gro &= options.gro && set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
@@ -166,30 +190,85 @@ pub fn bind_udp(addr: SocketAddr, options: &UdpOptions) -> Result<UdpSockets, So
     Ok(UdpSockets { general, urgent, addr, receive_buffer_bytes: granted, gro })
 }
 
-/// A second socket on the address of the first, and the filter; `None` if the kernel refuses either way of sharing.
-fn add_urgent(general: &OwnedFd, addr: SocketAddr, options: &UdpOptions) -> Result<Option<OwnedFd>, SocketRefusal> {
-    let urgent = open(addr, libc::SOCK_DGRAM, options.only_v6)?;
-    let shared = set_option(general, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
-        .and_then(|()| set_option(&urgent, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1))
-        .and_then(|()| bind(&urgent, addr))
-        // The group exists from the second bind on, in the order of binding (K1). What comes before the filter is spread by hash,
-        // which delays nothing at start.
-        .and_then(|()| attach_steering(general));
-    Ok(shared.is_ok().then_some(urgent))
+/// Fills `sockets` up to `wanted` on the address of a bound, shareable one; false if the kernel refuses to share it.
+fn add_sockets(sockets: &mut Vec<OwnedFd>, wanted: u32, addr: SocketAddr, options: &UdpOptions) -> Result<bool, SocketRefusal> {
+    while sockets.len() < wanted as usize {
+        let fd = open(addr, libc::SOCK_DGRAM, options.only_v6)?;
+        if set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).and_then(|()| bind(&fd, addr)).is_err() {
+            return Ok(false);
+        }
+        sockets.push(fd);
+    }
+    Ok(true)
 }
 
-/// The filter: `priority byte >= 3 ? 1 : 0`, as an index of sockets. Loads beyond the datagram answer 0.
-fn attach_steering(fd: &OwnedFd) -> io::Result<()> {
-    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-    const JUMP_IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut filter = [
-        step(LOAD_BYTE, 0, 0, PRIORITY_OFFSET),
-        step(JUMP_IF_GREATER_OR_EQUAL, 0, 1, URGENT_PRIORITY_MIN),
-        step(RETURN, 0, 0, 1),
-        step(RETURN, 0, 0, 0),
-    ];
+/// The filter for `n` pairs: `(priority byte >= 3 ? n : 0) + hash(source address, ports) % n`, as an index of sockets. Loads beyond the
+/// datagram end the program with 0.
+fn steering_filter(pairs: u32) -> Vec<libc::sock_filter> {
+    const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const LOAD_WORD_BEHIND_X: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_IND;
+    const LOAD_CELL: u32 = libc::BPF_LD | libc::BPF_MEM;
+    const LOAD_CELL_TO_X: u32 = libc::BPF_LDX | libc::BPF_MEM;
+    const ARITHMETIC: u32 = libc::BPF_ALU | libc::BPF_K;
+    const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const JUMP_IF_GREATER_OR_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    const RETURN_A: u32 = libc::BPF_RET | BPF_A;
+    /// `BPF_A` of `linux/filter.h`: the accumulator, as a return value.
+    const BPF_A: u32 = 0x10;
+    /// `SKF_NET_OFF`: offsets from here on count from the IP header.
+    const IP: u32 = -0x10_0000i32 as u32;
+    /// 2^32 / golden ratio: neighbouring ports end up far apart in the upper bits.
+    const SPREAD: u32 = 0x9e37_79b1;
+    const ADDRESS: u32 = 0;
+    const PAIR: u32 = 1;
+
+    let jump = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let step = |code: u32, k| jump(code, 0, 0, k);
+    if pairs == 1 {
+        return vec![
+            step(LOAD_BYTE, PRIORITY_OFFSET),
+            jump(JUMP_IF_GREATER_OR_EQUAL, 0, 1, URGENT_PRIORITY_MIN),
+            step(RETURN, 1),
+            step(RETURN, 0),
+        ];
+    }
+    vec![
+        step(LOAD_BYTE, IP),
+        step(ARITHMETIC | libc::BPF_RSH, 4),
+        jump(JUMP_IF_EQUAL, 0, 8, 4), // IP version; an IPv6 socket may take both
+        // IPv4: the ports follow a header of so many words.
+        step(LOAD_BYTE, IP),
+        step(ARITHMETIC | libc::BPF_AND, 0xf),
+        step(ARITHMETIC | libc::BPF_LSH, 2),
+        step(libc::BPF_MISC | libc::BPF_TAX, 0),
+        step(LOAD_WORD, IP.wrapping_add(12)),
+        step(libc::BPF_ST, ADDRESS),
+        step(LOAD_WORD_BEHIND_X, IP),
+        step(libc::BPF_JMP | libc::BPF_JA, 3),
+        // IPv6: the last word of the source address. With extension headers what follows is not the ports, but the same for a flow.
+        step(LOAD_WORD, IP.wrapping_add(20)),
+        step(libc::BPF_ST, ADDRESS),
+        step(LOAD_WORD, IP.wrapping_add(40)),
+        // Both: mix and reduce.
+        step(LOAD_CELL_TO_X, ADDRESS),
+        step(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X, 0),
+        step(ARITHMETIC | libc::BPF_MUL, SPREAD),
+        step(ARITHMETIC | libc::BPF_RSH, 16),
+        step(ARITHMETIC | libc::BPF_MOD, pairs),
+        step(libc::BPF_ST, PAIR),
+        step(LOAD_BYTE, PRIORITY_OFFSET),
+        jump(JUMP_IF_GREATER_OR_EQUAL, 0, 3, URGENT_PRIORITY_MIN),
+        step(LOAD_CELL, PAIR),
+        step(ARITHMETIC | libc::BPF_ADD, pairs),
+        step(RETURN_A, 0),
+        step(LOAD_CELL, PAIR),
+        step(RETURN_A, 0),
+    ]
+}
+
+fn attach_filter(fd: &OwnedFd, filter: &mut [libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     set_option_value(fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
 }
@@ -348,18 +427,71 @@ mod tests {
         }
         sender.send_to(&[], sockets.addr).expect("sent");
         sender.send_to(&[0, 0, 0, 4], sockets.addr).expect("sent");
-        let urgent = queued(sockets.urgent.expect("this kernel has the filter"));
+        let [urgent] = sockets.urgent.try_into().expect("this kernel has the filter");
+        let urgent = queued(urgent);
         assert_eq!(urgent.iter().map(|bytes| bytes[4]).collect::<Vec<_>>(), [3, 4, 5]);
-        let general = queued(sockets.general);
+        let [general] = sockets.general.try_into().expect("one pair");
+        let general = queued(general);
         assert_eq!(general.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 8, 0, 4]);
+    }
+
+    /// For 64 senders, three datagrams of each urgency: which socket got whose.
+    fn senders_by_socket(sockets: Vec<OwnedFd>, wanted: fn(u8) -> bool) -> Vec<std::collections::BTreeMap<u8, u32>> {
+        let by_sender = |fd| {
+            let mut senders = std::collections::BTreeMap::new();
+            for bytes in queued(fd) {
+                assert!(wanted(bytes[4]), "priority {} at the wrong kind of socket", bytes[4]);
+                *senders.entry(bytes[7]).or_insert(0) += 1;
+            }
+            senders
+        };
+        sockets.into_iter().map(by_sender).collect()
+    }
+
+    fn check_pairs_of(loopback: SocketAddr) {
+        let pairs = 4;
+        let sockets = bind_udp(loopback, &UdpOptions { pairs, ..UdpOptions::default() }).expect("bound");
+        assert_eq!((sockets.general.len(), sockets.urgent.len()), (4, 4));
+        let senders: Vec<_> = (0..64).map(|_| UdpSocket::bind(loopback).expect("bound")).collect();
+        for priority in 0..=5u8 {
+            for (number, sender) in senders.iter().enumerate() {
+                sender.send_to(&[0, 0, 0, 4, priority, 0, 1, number as u8], sockets.addr).expect("sent");
+            }
+        }
+        let general = senders_by_socket(sockets.general, |priority| priority < URGENT_PRIORITY_MIN as u8);
+        let urgent = senders_by_socket(sockets.urgent, |priority| priority >= URGENT_PRIORITY_MIN as u8);
+        for kind in [&general, &urgent] {
+            assert!(kind.iter().flatten().all(|(_, datagrams)| *datagrams == 3), "K3: {kind:?}");
+            assert_eq!(kind.iter().flatten().count(), 64, "nothing is lost: {kind:?}");
+            // 64 flows on 4 sockets: that one of them stays empty by chance happens once in 25 million runs.
+            assert!(kind.iter().all(|senders| !senders.is_empty()), "flows are spread: {kind:?}");
+        }
+        assert_eq!(general, urgent, "both kinds of a sender belong to the same reactor");
+    }
+
+    #[test]
+    fn flows_are_spread_over_pairs_and_keep_to_their_socket() {
+        check_pairs_of(LOOPBACK);
+        if UdpSocket::bind(LOOPBACK6).is_ok() {
+            check_pairs_of(LOOPBACK6);
+        } else {
+            eprintln!("SKIPPED: this host has no IPv6 loopback");
+        }
+    }
+
+    #[test]
+    fn without_steering_there_is_one_socket_for_each_reactor() {
+        let options = UdpOptions { pairs: 3, steered: false, ..UdpOptions::default() };
+        let sockets = bind_udp(LOOPBACK, &options).expect("bound");
+        assert_eq!((sockets.general.len(), sockets.urgent.len()), (3, 0));
     }
 
     #[test]
     fn a_pair_on_port_0_shares_the_port_that_was_chosen() {
         let sockets = bind_udp(LOOPBACK, &UdpOptions::default()).expect("bound");
         assert_ne!(sockets.addr.port(), 0);
-        assert_eq!(local_addr(&sockets.general).unwrap(), sockets.addr);
-        assert_eq!(local_addr(sockets.urgent.as_ref().unwrap()).unwrap(), sockets.addr);
+        assert_eq!(local_addr(&sockets.general[0]).unwrap(), sockets.addr);
+        assert_eq!(local_addr(&sockets.urgent[0]).unwrap(), sockets.addr);
     }
 
     #[test]
@@ -416,7 +548,8 @@ mod tests {
         let sockets = bind_udp(LOOPBACK6, &UdpOptions { only_v6: true, ..UdpOptions::default() }).expect("bound");
         let sender = UdpSocket::bind(LOOPBACK6).expect("bound");
         sender.send_to(&[0, 0, 0, 4, 4, 0, 1, b'x'], sockets.addr).expect("sent");
-        assert_eq!(queued(sockets.urgent.expect("steered")).len(), 1);
+        let [urgent] = sockets.urgent.try_into().expect("steered");
+        assert_eq!(queued(urgent).len(), 1);
     }
 
     #[test]
@@ -435,8 +568,9 @@ mod tests {
         for _ in 0..sent {
             sender.send_to(&[1; 64], sockets.addr).expect("sent");
         }
-        let dropped = dropped_datagrams(sockets.general.as_raw_fd()).expect("SO_MEMINFO");
+        let [general] = sockets.general.try_into().expect("one socket");
+        let dropped = dropped_datagrams(general.as_raw_fd()).expect("SO_MEMINFO");
         assert!(dropped > 0);
-        assert_eq!(queued(sockets.general).len() as u32 + dropped, sent);
+        assert_eq!(queued(general).len() as u32 + dropped, sent);
     }
 }
