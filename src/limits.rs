@@ -12,7 +12,7 @@ pub const FRAME_BYTES_MAX: u32 = (1 << 24) - 1 + 4;
 
 /// What a core is counted on to parse, route and hand over, in bytes a microsecond: 128 KiB in 100 µs, 16 million 80-byte frames a second.
 /// Turns `--poll-budget-us` into bytes on offer.
-pub const RECEIVE_BYTES_PER_MICRO: u64 = 128 * 1024 / 100;
+pub const RECEIVE_BYTES_PER_MICRO: u64 = (128u64 * 1024).div_ceil(100);
 
 /// How long a runner may go without a turn before `/readyz` says so.
 pub const RUNNER_STALL: Nanos = Nanos::from_millis(2_000);

@@ -266,7 +266,7 @@ fn the_receive_offer_follows_the_budget_between_one_chunk_and_all() {
     let offer = |flags: &[&str]| load(flags, &[], None).expect("in bounds").config.receive_offer_bytes();
     assert_eq!(offer(&["--poll-budget-us=10"]), 32 * 1024);
     assert_eq!(offer(&["--poll-budget-us=1000"]), 4 * 32 * 1024);
-    assert_eq!(offer(&["--poll-budget-us=100", "--tcp-chunks=64"]), 131_000);
+    assert_eq!(offer(&["--poll-budget-us=100", "--tcp-chunks=64"]), 131_100);
 }
 
 #[test]
