@@ -323,6 +323,20 @@ impl Runner {
             return Err(RunnerEnd::NotStarted);
         }
         let _ = started.send(Ok(())); // The engine may have given up already; the drain control will say so.
+        let ended = self.turns();
+        let mut late = Vec::new();
+        if let Err(still) = self.ring.quiesce(QUIESCE_PATIENCE, &mut |completion| late.push(completion)) {
+            // T4: the kernel may still write there. The agents hold the arena, so what is never dropped is never unmapped; and the
+            // engine can still give its account, while dropping the ring would end the process.
+            std::mem::forget(self);
+            return Err(RunnerEnd::InFlight(still));
+        }
+        self.seats.deliver(&mut late, &mut self.ring);
+        ended.map(|()| self.seats)
+    }
+
+    /// Turn after turn, until [`Stage::Done`] or the ring fails.
+    fn turns(&mut self) -> Result<(), RunnerEnd> {
         let mut completions = Vec::with_capacity(COMPLETIONS_PER_TURN);
         self.seats.start(&mut self.ring);
         let mut worked_at = self.ring.now();
@@ -335,7 +349,7 @@ impl Runner {
             if stage != Stage::Running {
                 self.seats.follow(&self.control, &mut self.ring);
                 if stage == Stage::Done {
-                    break;
+                    return Ok(());
                 }
             }
             let now = self.ring.now();
@@ -350,10 +364,6 @@ impl Runner {
                 self.seats.deliver(&mut completions, &mut self.ring);
             }
         }
-        let (seats, mut late) = (&mut self.seats, Vec::new());
-        self.ring.quiesce(QUIESCE_PATIENCE, &mut |completion| late.push(completion)).map_err(RunnerEnd::InFlight)?;
-        seats.deliver(&mut late, &mut self.ring);
-        Ok(self.seats)
     }
 
     fn wait(&self, until: Option<Nanos>) -> Wait {

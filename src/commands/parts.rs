@@ -50,8 +50,13 @@ fn start_engine(config: &Config, notice: EndNotice) -> Result<Started, CommandEr
     let engine = Arc::new(Mutex::new(Some(engine)));
     let watched = engine.clone();
     let watch = move || {
-        while let Some(engine) = watched.lock().expect("the watch does not panic").as_mut() {
-            if let Some(cause) = engine.watch(&mut |level, line| log::log!(level, "{line}")) {
+        // One look. The lock ends with it: held over the sleep, and taken again at once, it would keep a drain out.
+        let look = || {
+            let mut engine = watched.lock().expect("the watch does not panic");
+            engine.as_mut().map(|engine| engine.watch(&mut |level, line| log::log!(level, "{line}")))
+        };
+        while let Some(found) = look() {
+            if let Some(cause) = found {
                 notice.end(cause);
                 break;
             }

@@ -141,18 +141,19 @@ fn judge(summary: &DrainSummary) -> Result<ExitStatus, CommandError> {
         let fix = "this is a defect of the engine; keep the log and the summary above, and report them";
         return runtime("the ledger does not balance", causes.join("; "), fix);
     }
+    // First what ended it: that the drain was not finished then is a consequence.
+    if !summary.cause.is_asked_for() {
+        let cause = match summary.in_flight {
+            0 => summary.cause.to_string(),
+            held => format!("{}; {held} events could not be finished", summary.cause),
+        };
+        return runtime("the engine ended by itself", cause, "see the log lines above; `eventstream doctor` looks at the host");
+    }
     if summary.in_flight > 0 || summary.deadline_missed {
         let cause = format!("{} events were still held when the drain deadline passed", summary.in_flight);
         return runtime("the drain was not finished", cause, "a longer --drain-timeout-ms, or a faster disk or handler");
     }
-    match &summary.cause {
-        cause if cause.is_asked_for() => Ok(ExitStatus::Ok),
-        cause => runtime(
-            "the engine ended by itself",
-            cause.to_string(),
-            "see the log lines above; `eventstream doctor` looks at the host",
-        ),
-    }
+    Ok(ExitStatus::Ok)
 }
 
 fn init_log() {

@@ -466,6 +466,7 @@ fn start_runners(
     let mut threads: Vec<(String, RunnerThread)> = Vec::new();
     let mut answers: Vec<Receiver<Result<(), RingRefusal>>> = Vec::new();
     let mut refused = None;
+    let wakers: Vec<_> = seated.iter().map(|seated| seated.runner.waker.clone()).collect();
     for SeatedRunner { runner, name, cpu } in seated {
         let (started, answer) = sync_channel(1);
         let strict = config.strict == OnOff::On;
@@ -503,7 +504,8 @@ fn start_runners(
         None => Ok(threads),
         Some(error) => {
             control.advance(Stage::Done);
-            // Their first turn after this sees the stage: they have not parked for long, as nothing is connected yet.
+            // Those that have started may be parked already, and without a deadline for ever.
+            wakers.iter().for_each(|waker| waker.notify());
             threads.into_iter().for_each(|(_, thread)| drop(thread.join()));
             Err(error)
         }

@@ -12,6 +12,9 @@ use crate::sys::uring::Uring;
 /// How often the stop looks at what the runners report.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// How long the others get for each stage once a runner is gone, whose agents will never report.
+const GRACE_WITHOUT_A_RUNNER: Nanos = Nanos::from_millis(250);
+
 /// Stops an engine. See E2-E4.
 pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
     let began = HostClock.now();
@@ -96,10 +99,17 @@ impl Engine {
         self.nodes.iter().flat_map(|node| &node.view.wakers).for_each(|waker| waker.notify());
     }
 
-    /// Waits until all agents of a stage are drained; false when the time is up or a runner is gone.
-    fn wait_drained(&self, stage: Stage, agents: u32, deadline: Nanos) -> bool {
+    /// Waits until all agents of a stage are drained; false when the time is up. With a runner gone that is soon, but not at once: the
+    /// others still hold events that can be stored.
+    fn wait_drained(&self, stage: Stage, agents: u32, mut deadline: Nanos) -> bool {
+        let mut is_whole = true;
         while self.control.drained(stage) < agents {
-            if HostClock.now() >= deadline || self.runners.iter().any(|(_, thread)| thread.is_finished()) {
+            let now = HostClock.now();
+            if is_whole && self.runners.iter().any(|(_, thread)| thread.is_finished()) {
+                is_whole = false;
+                deadline = deadline.min(now + GRACE_WITHOUT_A_RUNNER);
+            }
+            if now >= deadline {
                 return false;
             }
             std::thread::sleep(LOOK_EVERY);

@@ -136,7 +136,6 @@ pub fn quiet_handler_panics() {
             if IN_HANDLER.get() {
                 let (now_ms, allowed_ms) = (since.elapsed().as_millis() as u64, next_allowed_ms.load(Relaxed));
                 // Relaxed: whoever wins the exchange prints; nothing else hangs on it.
-                // Relaxed: whoever wins the exchange prints; nothing else hangs on it.
                 let may_print = now_ms >= allowed_ms
                     && next_allowed_ms.compare_exchange(allowed_ms, now_ms + 1_000, Relaxed, Relaxed).is_ok();
                 if !may_print {
