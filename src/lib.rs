@@ -1,26 +1,98 @@
 //! `eventstream`: an io_uring-based, thread-per-core event engine for bare-metal Linux.
+//!
+//! ```text
+//!  TCP :9000 ─┐  ingest             bus                      process                 storage
+//!  UDP :9001 ─┤  reactor ──► REALTIME      (16384, SPSC) ──► realtime      alerts ─┐
+//!             │  (one per    TRANSACTIONAL (65536, MPSC) ──► transactional dedup,  ├─► appender ──► data/events.bin
+//!             │   NUMA node) BATCH         (65536, MPSC) ──► batch         windows ┘
+//!             │     ▲
+//!             │     └── event pool of that node ◄── slots come home ◄── released by whoever held the event last
+//! ```
+//!
+//! **Threads.** A *runner* is a pinned thread with one ring, which it lends to all its *agents* in turn ([`runner`], [`agent`]); which
+//! agents share a runner is the core plan's to say ([`sys::plan`]): all of a node's on small hosts, one each on large ones. Nodes share
+//! nothing on the hot path. Whatever blocks (dead letters, windows, alerts, HTTP, offloaded handlers) is on helper threads behind
+//! bounded queues.
+//!
+//! **The life of an event.** Bytes arrive in a receive chunk, or right in a slot (a datagram); [`wire`] finds the frame; the reactor
+//! copies it once into a slot of its [`pool`], dispatches it by priority or topic, and puts its 8-byte ticket into a lane of the [`bus`]. The
+//! processor of its tier handles it and passes the ticket on; the appender copies it into the batch that goes to disk, and counts it as
+//! stored when the write has completed. On each way that ends elsewhere it is counted with a reason: [`metrics::ledger`] is the account.
+//!
+//! **The life of a slot.** Free list → slot → event → released by its last holder → release stack → free list. A ticket is move-only, so a slot has
+//! one holder at any time; nothing is freed by anybody but its owner, and nothing on agent threads allocates after start.
+//!
+//! **The house**, in the order of the flow; a folder uses only those below it:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
+//! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
+//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines |
+//! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
+//! | [`process`] | realtime, transactional (dedup, retries), batch (windows), handlers |
+//! | [`storage`] | appender, log format, recovery, reader, dead letters |
+//! | [`control`], [`metrics`] | the node's gate; ledger, latencies, export, status |
+//! | [`pool`], [`wire`] | slots and tickets; the frame codec |
+//! | [`sys`] | every syscall: ring, probe, memory, sockets, topology |
+//! | `sim` (feature `sim`) | the same agents over a simulated kernel, disk and clock |
+//!
+//! Names from the engine's first sketch: EventBusMulti is [`bus`], ProcessManager is [`engine`] with [`process`], NUMAEventPool and
+//! IngestEventPool are [`pool`], ControlPlane and PipelineStateManager are [`control`] with [`metrics::telemetry::PipelineState`], StorageEngine is
+//! [`storage`], MetricRegistry is [`metrics`], DeadLetterQueue is [`storage::dead_letter`].
+//!
+//! # Embedding
+//!
+//! ```no_run
+//! use eventstream::config::Config;
+//! use eventstream::engine::{Engine, Handlers};
+//! use eventstream::pool::EventView;
+//! use eventstream::process::AlertHandler;
+//! use eventstream::report::DrainCause;
+//!
+//! struct Siren;
+//! impl AlertHandler for Siren {
+//!     fn name(&self) -> &'static str {
+//!         "siren"
+//!     }
+//!     fn handle(&mut self, event: &EventView<'_>) {
+//!         println!("{}: {} bytes", event.topic, event.body.len());
+//!     }
+//! }
+//!
+//! let handlers = Handlers { alerts: vec![Box::new(|_node| Box::new(Siren))], ..Handlers::default() };
+//! let (engine, report) = Engine::start(&Config::default(), &handlers)?;
+//! println!("{report}");
+//! let account = engine.drain(DrainCause::Signal("asked to"));
+//! assert!(account.is_clean());
+//! # Ok::<(), eventstream::engine::EngineError>(())
+//! ```
 
 // Model-checked builds (`make loom`) leave out what needs tokio, and with it the users of much else.
-#![cfg_attr(loom, allow(dead_code, unused_imports))]
+#![cfg_attr(loom, allow(dead_code, unused_imports, rustdoc::broken_intra_doc_links))]
 
-pub mod agent;
-pub mod bus;
 #[cfg(not(loom))]
 pub mod commands;
 pub mod config;
-pub mod control;
+pub mod limits;
+pub mod report;
+
+pub mod agent;
 #[cfg(not(loom))]
 pub mod engine;
+pub mod runner;
+
+pub mod bus;
 pub mod ingest;
-pub mod limits;
+pub mod process;
+pub mod storage;
+
+pub mod control;
 pub mod metrics;
 pub mod pool;
-pub mod process;
-pub mod report;
-pub mod runner;
+pub mod wire;
+
 #[cfg(all(not(loom), any(test, feature = "sim")))]
 pub mod sim;
-pub mod storage;
 mod sync;
 pub mod sys;
-pub mod wire;
