@@ -97,7 +97,7 @@ struct World<'a> {
     fills_left: u32,
     /// When the drain comes, once all clients are done.
     live_until: Option<Nanos>,
-    /// Clients do nothing for now.
+    /// Clients hold still.
     clients_rest: bool,
     /// Nothing will happen any more by itself.
     is_stuck: bool,
