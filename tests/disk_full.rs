@@ -1,0 +1,87 @@
+//! A disk that fills up while events come in, and is given space again. Needs a file system of its own, hence root.
+
+mod support;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::*;
+
+/// A file system of a few MiB in a temporary folder.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None` where mounting is not permitted.
+    fn mount(mebibytes: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(folder.path());
+        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
+        is_mounted.then_some(Self { folder })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Takes all but this much of what is free.
+    fn fill_but(&self, bytes_left: u64) -> PathBuf {
+        let path = self.path().join("ballast");
+        let mut file = std::fs::File::create(&path).expect("writable");
+        while file.write_all(&[7; 4096]).is_ok() {}
+        let full = file.metadata().expect("open").len();
+        file.set_len(full.saturating_sub(bytes_left)).expect("shrinks");
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a failing test may still have an engine in there.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_makes_tcp_wait_drops_udp_and_goes_on_when_it_has_space() {
+    const EVENTS: u32 = 40_000;
+    let Some(disk) = SmallDisk::mount(48) else {
+        return skip("mounting a file system is not permitted here");
+    };
+    let server = Server::start_on(&disk.path().join("data"), &[]);
+    send_all(&server, &frame(2, "full/disk", b"before"));
+    server.wait_stored(1);
+    let ballast = disk.fill_but(256 << 10);
+    let tcp = server.tcp;
+    let sender = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(tcp).expect("the engine accepts");
+        for n in 0..EVENTS {
+            let bytes = frame((n % 5) as u8, "full/disk", format!("{n} {}", "x".repeat(400)).as_bytes());
+            stream.write_all(&bytes).expect("the engine reads again, once it has space");
+        }
+    });
+    let is_full = |status: &serde_json::Value| status["state"].as_str().is_some_and(|s| s.eq_ignore_ascii_case("emergency"));
+    server.wait_for("a full disk", is_full);
+    let udp = server.udp_socket();
+    // A datagram can't wait. Sent again until the reactor has seen the state too.
+    server.wait_for("a dropped datagram", |status| {
+        udp.send(&frame(4, "full/disk", b"by UDP")).expect("loopback");
+        lost(status, "store_unavailable") > 0
+    });
+    std::fs::remove_file(ballast).expect("there");
+    sender.join().expect("everything was sent");
+    server.wait_for("every event's end", |status| !is_full(status) && term(status, "in_flight") == 0);
+    let received = term(&server.status(), "received");
+    let dropped = lost(&server.status(), "store_unavailable");
+    let ended = server.stop();
+    let records = ended.assert_clean().dump();
+    let by_tcp = records.iter().filter(|record| record["body"].as_str().is_some_and(|body| body != "by UDP")).count();
+    assert_eq!(by_tcp as u32, EVENTS + 1, "TCP loses nothing by a full disk");
+    assert!(records.len() as u64 + dropped <= received, "{} records and {dropped} drops of {received}", records.len());
+    assert!(ended.stderr.contains("NO SPACE") && ended.stderr.contains("space again"), "not told:\n{}", ended.stderr);
+    let verify = run(&["log", "verify", "--data-dir", &ended.data.display().to_string()]);
+    assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
+}
