@@ -57,6 +57,9 @@ use crate::wire::{Priority, Tier};
 use node::{NodeParts, NodeView, ReactorSockets, SeatedRunner};
 use store_watch::StoreWatch;
 
+/// How often handlers and duplicates are looked at: a line each at most.
+const HANDLERS_LOOK_EVERY: Nanos = Nanos::from_millis(1_000);
+
 /// Makes a handler for each node, by the node's number.
 pub type PerNode<H> = Box<dyn Fn(u8) -> Box<H>>;
 
@@ -101,6 +104,8 @@ pub struct Engine {
     sockets: Vec<Vec<ReactorSockets>>,
     drain_timeout: Nanos,
     udp_drops_are_exact: bool,
+    /// When handlers are looked at next.
+    handlers_look_at: Nanos,
     /// Last: the lock on the data folder.
     _folder: DataFolder,
 }
@@ -237,6 +242,7 @@ impl Engine {
             sockets,
             drain_timeout: Nanos::from_millis(config.drain_timeout_ms),
             udp_drops_are_exact: config.udp_gro == OnOff::Off,
+            handlers_look_at: Nanos(0),
             _folder: folder,
         };
         if let Some(address) = config.admin_listen {
@@ -267,10 +273,18 @@ impl Engine {
         &self.telemetry
     }
 
-    /// Looks after the engine: whether something has ended it, and what is worth a log line. Call about four times a second.
+    /// Looks after the engine: whether something has ended it, and what is worth a log line. Call about four times a second;
+    /// handlers and duplicates are looked at once a second.
     pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
+        let now = HostClock.now();
+        let looks_at_handlers = now >= self.handlers_look_at;
+        if looks_at_handlers {
+            self.handlers_look_at = now + HANDLERS_LOOK_EVERY;
+        }
         for node in &mut self.nodes {
-            node.view.watch.look(say);
+            if looks_at_handlers {
+                node.view.watch.look(say);
+            }
             if let Some(log) = &node.log {
                 node.store_watch.look(log.status().state(), say);
             }
