@@ -51,7 +51,10 @@ pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
     // Ends the handlers' helpers: windows and alerts are written.
     drop(left);
     let mut nodes = nodes;
-    for log in nodes.iter_mut().filter_map(|node| node.log.as_mut()) {
+    for node in &mut nodes {
+        let Some(log) = node.log.as_mut() else { continue };
+        // What has changed since the last look of `Engine::watch` is told too: space may have come back a moment before the end.
+        node.store_watch.look(log.status().state(), &mut |level, line| log::log!(level, "{line}"));
         match log.finish(HostClock.wall()) {
             Ok(true) => {}
             Ok(false) => log::warn!("a log was not closed in good order; the next start recovers it"),
