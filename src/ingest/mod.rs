@@ -47,7 +47,7 @@ mod udp;
 mod waiting;
 
 pub use counters::{CloseReason, IngestCounters, Transport};
-pub use publisher::{Attempt, Patience, Producer, ProducerSeat, ProducerWiring, Publication, Publisher, Refusal, Refused};
+pub use publisher::{Attempt, Producer, ProducerSeat, ProducerWiring, Publication, Publisher, Refusal, Refused, Wait};
 pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
 
 /// Bytes of one place in the connection table.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::publication::{Publication, Refusal};
 use crate::bus::{Dispatch, Sent, TierSender};
-use crate::control::NodeGate;
+use crate::control::{Admission, NodeGate, Patience};
 use crate::ingest::intake::Intake;
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::pool::{EventHeader, PoolOwner, Source};
@@ -32,13 +32,13 @@ pub struct ProducerWiring {
     pub id_base: u64,
 }
 
-/// Whether who publishes can wait.
+/// What an attempt would have to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Waits where a TCP connection would.
-    Waits,
-    /// Takes what the tier's policy gives, as a datagram does.
-    None,
+pub enum Wait {
+    /// Room in its tier, or a slot: whoever makes it wakes (U2).
+    Room,
+    /// A lower level: the gate wakes nobody.
+    Gate,
 }
 
 /// What came of an attempt.
@@ -46,8 +46,8 @@ pub enum Patience {
 pub enum Attempt {
     /// It is an event, of this id, in its lane.
     Sent(u64),
-    /// Nothing was done: its tier has no room, or the pool no slot. Only with [`Patience::Waits`].
-    MustWait,
+    /// Nothing was done. Only for who can wait.
+    MustWait(Wait),
     /// Nothing was sent.
     Refused(Refusal),
 }
@@ -77,12 +77,12 @@ impl Producer {
             Err(refusal) => return Attempt::Refused(Refusal::Frame(refusal)),
         };
         let tier = self.intake.dispatch.tier(publication.priority, topic.as_bytes());
-        if patience == Patience::Waits {
-            if self.intake.tiers[tier.index()].must_wait() {
-                return Attempt::MustWait;
-            }
-        } else if self.gate.is_store_unavailable() {
-            return self.lose_unstored(tier, DropReason::StoreUnavailable);
+        let can_wait = patience == Patience::CanWait;
+        match self.gate.admits(tier, publication.priority, patience) {
+            Admission::Admit if can_wait && self.intake.tiers[tier.index()].must_wait() => return Attempt::MustWait(Wait::Room),
+            Admission::Admit => {}
+            Admission::Wait => return Attempt::MustWait(Wait::Gate),
+            Admission::Drop(reason) => return self.lose_unstored(tier, reason),
         }
         let header = EventHeader {
             id: publication.id.unwrap_or(self.intake.next_id),
@@ -100,10 +100,7 @@ impl Producer {
         };
         let stored = self.intake.pool.store_split(header, topic.as_bytes(), publication.body);
         let Some(event) = stored else {
-            return match patience {
-                Patience::Waits => Attempt::MustWait,
-                Patience::None => self.lose_unstored(tier, DropReason::PoolExhausted),
-            };
+            return if can_wait { Attempt::MustWait(Wait::Room) } else { self.lose_unstored(tier, DropReason::PoolExhausted) };
         };
         self.intake.next_id += 1;
         // Before the event can be seen by anyone (L3 in the ledger).
