@@ -6,7 +6,7 @@
 //!             │  (one per    TRANSACTIONAL (65536, MPSC) ──► transactional dedup,  ├─► appender ──► data/events.bin
 //!             │   NUMA node) BATCH         (65536, MPSC) ──► batch         windows ┘
 //!             │     ▲
-//!             │     └── event pool of that node ◄── slots come home ◄── released by whoever held the event last
+//!  publishers ┘     └── event pool of that node ◄── slots come home ◄── released by whoever held the event last
 //! ```
 //!
 //! **Threads.** A *runner* is a pinned thread with one ring, which it lends to all its *agents* in turn ([`runner`], [`agent`]); which
@@ -27,8 +27,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
+//! | [`embedding`] | the door for programs that have the engine inside, and its page |
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
-//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines |
+//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |
 //! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
 //! | [`process`] | realtime, transactional (dedup, retries), batch (windows), handlers |
 //! | [`storage`] | appender, log format, recovery, reader, dead letters |
@@ -47,6 +48,8 @@
 #[cfg(not(loom))]
 pub mod commands;
 pub mod config;
+#[cfg(not(loom))]
+pub mod embedding;
 pub mod limits;
 pub mod report;
 
