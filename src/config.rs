@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod classes;
 mod layers;
 mod refusal;
 mod values;
@@ -31,6 +32,7 @@ pub use values::{
     Auto, ByteSize, Cause, CoreSpec, Dedup, Durability, HugePages, IdleStrategy, OnOff, OptionValue, Overflow, Rule, read_ruled,
 };
 
+use crate::bus::{TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
 use crate::wire::{Priority, Tier};
 use values::Rule::{Any, Between, PowerOfTwo};
@@ -103,6 +105,8 @@ macro_rules! options {
             $($(#[doc = $doc])+ pub $field: $type,)+
             /// Topic overrides, from the file's table `[topics]`.
             pub topics: Vec<TopicOverride>,
+            /// Topic classes, from the file's table `[classes]`.
+            pub classes: Vec<TopicClass>,
         }
 
         /// All options, in the order of `--help`.
@@ -123,6 +127,7 @@ macro_rules! options {
                 Config {
                     $($field: read_ruled::<$type>($default, $rule).expect("C1: defaults keep their rules"),)+
                     topics: Vec::new(),
+                    classes: Vec::new(),
                 }
             }
         }
@@ -271,6 +276,14 @@ impl Config {
         }
     }
 
+    /// The topic classes, compiled.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn topic_classes(&self) -> Result<TopicClasses, ConfigRefusal> {
+        TopicClasses::compile(&self.classes).map_err(|refusal| ConfigRefusal::Conflict(Conflict::Classes(refusal)))
+    }
+
     /// Looks for values that are wrong together.
     ///
     /// # Errors
@@ -299,7 +312,7 @@ impl Config {
         if name.starts_with("events.") && name.ends_with(".bin") {
             return Err(ConfigRefusal::Conflict(Conflict::DeadLettersIntoLog(dead_letters)));
         }
-        Ok(())
+        self.topic_classes().map(drop)
     }
 }
 

@@ -30,7 +30,7 @@ use std::thread::JoinHandle;
 
 pub use error::EngineError;
 
-use crate::bus::{Dispatch, TopicFilter};
+use crate::bus::{Dispatch, TopicClasses, TopicFilter};
 use crate::config::{Config, OnOff};
 use crate::metrics::admin::AdminServer;
 use crate::metrics::telemetry::{LogPosition, PipelineState, Telemetry};
@@ -197,6 +197,7 @@ impl Engine {
         let sockets = open_sockets(config, &mut ground, &mut report)?;
         let control: Arc<DrainControl> = Arc::default();
         let dispatch = dispatch(config)?;
+        let classes: Arc<TopicClasses> = Arc::new(config.topic_classes().map_err(EngineError::Config)?);
         let started_epoch = HostClock.wall().0 / 1_000_000_000;
 
         let (mut nodes, mut seated, mut first_reactor) = (Vec::new(), Vec::new(), 0u8);
@@ -213,6 +214,7 @@ impl Engine {
                 sockets: &sockets[number],
                 first_reactor,
                 dispatch: &dispatch,
+                classes: &classes,
                 dead_letters: &dead_letters,
                 log: log.as_ref(),
                 epoch: log.as_ref().map_or(started_epoch as u32, OpenLog::epoch),

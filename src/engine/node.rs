@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{EngineError, Handlers, options};
-use crate::bus::{self, BusCounters, Dispatch, TierReceiver, TierSender};
+use crate::bus::{self, BusCounters, Dispatch, TierReceiver, TierSender, TopicClasses};
 use crate::config::{Config, OnOff};
 use crate::control::NodeGate;
 use crate::ingest::{IngestCounters, Reactor, ReactorWiring, UdpSocketWiring};
@@ -22,7 +22,7 @@ use crate::metrics::pulse::RunnerPulse;
 use crate::pool::{PoolCounters, PoolMetrics, PoolOwner, PoolPlan, SharedPool, SlotClass};
 use crate::process::{
     AlertLog, AlertLogOptions, Batch, Inlet, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Transactional, WindowLog,
-    WindowLogOptions,
+    WindowLogOptions, duplicates_by_class,
 };
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
@@ -66,6 +66,8 @@ pub(super) struct NodeParts<'a> {
     /// The number of this node's first reactor on this host.
     pub(super) first_reactor: u8,
     pub(super) dispatch: &'a Dispatch,
+    /// For what is counted by topic class.
+    pub(super) classes: &'a Arc<TopicClasses>,
     pub(super) dead_letters: &'a DeadLetterQueue,
     pub(super) log: Option<&'a OpenLog<DiskFile>>,
     /// Distinguishes the ids of this start from those of others.
@@ -268,6 +270,8 @@ impl Builder<'_> {
             self.inlets[tier.index()].push(inlet);
             Inlet { producer, progress }
         });
+        let duplicates = duplicates_by_class(self.parts.classes);
+        self.view.measured.push(duplicates.clone());
         ProcessorWiring {
             receiver: self.bus.receivers[tier.index()].take().expect("a tier has one processor"),
             inlet,
@@ -275,6 +279,7 @@ impl Builder<'_> {
             ledger: self.ledger(),
             dead_letters: self.parts.dead_letters.sender(u32::from(self.parts.number)),
             counters: self.process.clone(),
+            duplicates,
             runner: Some(self.wakers[runner].clone()),
         }
     }

@@ -69,11 +69,11 @@ impl Batch {
     /// If the log serves another processor already, or the window is under a millisecond.
     pub fn new(options: BatchOptions, log: WindowLog, wiring: ProcessorWiring) -> Self {
         assert!(options.window >= Nanos::from_millis(1), "a window is at least a millisecond");
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner: _ } = wiring;
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, runner: _ } = wiring;
         Self {
             options,
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, POLL_EVENTS_MAX),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, POLL_EVENTS_MAX),
             pool,
             table: log.take_spare().expect("a fresh log has its tables"),
             log,

@@ -44,7 +44,7 @@ pub mod window_log;
 
 use std::sync::Arc;
 
-use crate::bus::TierReceiver;
+use crate::bus::{ClassCounters, TierReceiver, TopicClasses};
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::SharedPool;
 use crate::storage::dead_letter::DeadLetterSender;
@@ -72,6 +72,11 @@ pub const POLL_EVENTS_MAX: usize = 64;
 /// How soon an agent that waits for a full inlet, or for a helper that cannot wake it, looks again.
 pub(crate) const BLOCKED_RETRY: Nanos = Nanos::from_micros(100);
 
+/// Counts one processor's duplicates by topic class.
+pub fn duplicates_by_class(classes: &Arc<TopicClasses>) -> Arc<ClassCounters> {
+    Arc::new(ClassCounters::new("dedup_hits_by_class", "Duplicates recognised, by topic class.", classes.clone()))
+}
+
 /// What joins a processor to the rest of the node.
 pub struct ProcessorWiring {
     /// Its tier's lanes.
@@ -86,6 +91,8 @@ pub struct ProcessorWiring {
     pub dead_letters: DeadLetterSender,
     /// The node's counters; each processor writes its own part.
     pub counters: Arc<ProcessCounters>,
+    /// Its duplicates by topic class; no other agent counts here.
+    pub duplicates: Arc<ClassCounters>,
     /// Its runner, which an offloaded handler wakes when it is done. `None`: the agent asks to be polled every 100 µs meanwhile.
     pub runner: Option<Waker>,
 }

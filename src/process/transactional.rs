@@ -115,7 +115,7 @@ impl Transactional {
         retry_memory: PoolOwner,
         wiring: ProcessorWiring,
     ) -> std::io::Result<Self> {
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner } = wiring;
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, runner } = wiring;
         let can_be_woken = runner.is_some();
         let mut health = None;
         let worker = match handler {
@@ -136,7 +136,7 @@ impl Transactional {
         };
         Ok(Self {
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, HOLD_EVENTS_MAX),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, HOLD_EVENTS_MAX),
             pool,
             dedup: options.dedup.as_ref().map(Dedup::new),
             retries: RetryQueue::new(options.retry, retry_memory),

@@ -19,7 +19,7 @@ use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
 use crate::process::{
     Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters, ProcessorWiring, Realtime,
     RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog, WindowLogOptions,
-    WindowWriter,
+    WindowWriter, duplicates_by_class,
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -237,6 +237,7 @@ impl Builder<'_> {
             ledger: self.ledger(),
             dead_letters: self.letters.sender(0),
             counters: self.process.clone(),
+            duplicates: duplicates_by_class(&Arc::default()),
             runner: None,
         }
     }
