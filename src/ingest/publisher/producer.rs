@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::publication::{Publication, Refusal};
 use crate::bus::{Dispatch, Sent, TierSender};
-use crate::control::{Admission, NodeGate, Patience};
+use crate::control::{Admission, NodeGate, Patience, ShedByClass};
 use crate::ingest::intake::Intake;
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::pool::{EventHeader, PoolOwner, Source};
@@ -28,6 +28,8 @@ pub struct ProducerWiring {
     pub gate: Arc<NodeGate>,
     /// This producer's part of the ledger.
     pub ledger: Arc<LedgerCells>,
+    /// What levels make it shed, by topic class.
+    pub shed: Arc<ShedByClass>,
     /// The first event's id; they go up by one from there.
     pub id_base: u64,
 }
@@ -64,10 +66,10 @@ impl Producer {
     /// # Panics
     /// If the pool has no slot for the longest event.
     pub fn new(wiring: ProducerWiring) -> Self {
-        let ProducerWiring { pool, limits, dispatch, tiers, dead_letters, gate, ledger, id_base } = wiring;
+        let ProducerWiring { pool, limits, dispatch, tiers, dead_letters, gate, ledger, shed, id_base } = wiring;
         let longest = limits.max_frame_bytes as usize - HEADER_BYTES;
         assert!(pool.class_for(longest).is_some(), "the pool has no class for the longest event");
-        Self { intake: Intake::new(pool, limits, true, (dispatch, tiers, ledger, dead_letters), id_base), gate }
+        Self { intake: Intake::new(pool, limits, true, (dispatch, tiers, ledger, shed, dead_letters), id_base), gate }
     }
 
     /// Tries to make an event of a publication and to send it; visible to the tier's consumer on return.
@@ -82,7 +84,10 @@ impl Producer {
             Admission::Admit if can_wait && self.intake.tiers[tier.index()].must_wait() => return Attempt::MustWait(Wait::Room),
             Admission::Admit => {}
             Admission::Wait => return Attempt::MustWait(Wait::Gate),
-            Admission::Drop(reason) => return self.lose_unstored(tier, reason),
+            Admission::Drop(reason) => {
+                self.intake.shed.count(reason, topic.as_bytes());
+                return self.lose_unstored(tier, reason);
+            }
         }
         let header = EventHeader {
             id: publication.id.unwrap_or(self.intake.next_id),

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::bus::{Dispatch, Overflow, TierOptions, TierReceiver, tier};
-use crate::control::{Level, NodeGate, Patience};
+use crate::control::{Level, NodeGate, Patience, ShedByClass};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventKey, OwnerLayout, Releaser, SharedPool, Source};
 use crate::process::guard::{Called, Guard};
@@ -54,6 +54,7 @@ impl Rig {
             dead_letters: letters.sender(0),
             gate: gate.clone(),
             ledger: ledger.clone(),
+            shed: Arc::new(ShedByClass::new(&Arc::default())),
             id_base: 100,
         });
         let releaser = Releaser::new(shared.clone());
