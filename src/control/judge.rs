@@ -68,8 +68,10 @@ pub struct TierLoad {
 /// What a level is judged by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// Events that stood in the node's deepest tier all the time of late.
+    /// Events that stood in the node's deepest tier all the time of late: a level is kept by it.
     pub standing_depth: u64,
+    /// The same of the deepest tier that still gets events and does not drain: a level is called for by it. Never more than the former.
+    pub pressing_depth: u64,
     /// Events offered in the window, without those that levels shed.
     pub offered: u64,
     /// Of these, lost for want of room: overflow, no slot, dropped by the kernel.
@@ -127,10 +129,10 @@ impl Signal {
         matches!((self, level), (_, Level::Critical) | (Signal::DropRate, Level::Emergency))
     }
 
-    /// The signal's value over its maximum, as a fraction; `None` where it can't be judged.
-    fn share(self, signals: &Signals, thresholds: &Thresholds) -> Option<(u128, u128)> {
+    /// The signal's value over its maximum, as a fraction; `None` where it can't be judged. `depth` is the one that matters.
+    fn share(self, depth: u64, signals: &Signals, thresholds: &Thresholds) -> Option<(u128, u128)> {
         let (value, max) = match self {
-            Signal::Depth => (u128::from(signals.standing_depth), u128::from(thresholds.max_queue_depth)),
+            Signal::Depth => (u128::from(depth), u128::from(thresholds.max_queue_depth)),
             Signal::Latency => (u128::from(signals.realtime_p99?.0), u128::from(thresholds.max_latency.0)),
             Signal::DropRate if signals.offered < thresholds.min_events_for_evaluation.max(1) => return None,
             // Not the rounded rate: a rate just above a threshold is above it.
@@ -144,7 +146,7 @@ impl Signal {
 
     /// Whether it calls for this level at least.
     fn calls_for(self, level: Level, signals: &Signals, thresholds: &Thresholds) -> bool {
-        let Some((value, max)) = self.share(signals, thresholds) else { return level == Level::Healthy };
+        let Some((value, max)) = self.share(signals.pressing_depth, signals, thresholds) else { return level == Level::Healthy };
         let (is, needed) = (value * 1_000, max * u128::from(self.threshold_permille(level)));
         level == Level::Healthy || is > needed || (is == needed && self.is_inclusive(level))
     }
@@ -157,7 +159,7 @@ impl Signal {
 
     /// Whether it is so far below the level's threshold that the level may be left.
     fn is_calm(self, level: Level, signals: &Signals, thresholds: &Thresholds) -> bool {
-        self.share(signals, thresholds).is_none_or(|(value, max)| {
+        self.share(signals.standing_depth, signals, thresholds).is_none_or(|(value, max)| {
             let bound = u128::from(self.threshold_permille(level)) * u128::from(thresholds.recovery_permille);
             value * 1_000_000 < max * bound
         })

@@ -6,8 +6,8 @@ use super::*;
 
 const LOOK: Nanos = Nanos::from_millis(10);
 
-fn depth(standing_depth: u64) -> Signals {
-    Signals { standing_depth, ..Signals::default() }
+fn depth(events: u64) -> Signals {
+    Signals { standing_depth: events, pressing_depth: events, ..Signals::default() }
 }
 
 fn drops(dropped: u64) -> Signals {
@@ -106,8 +106,18 @@ fn every_level_is_reached_and_left_one_at_a_time_after_a_dwell_each() {
 }
 
 #[test]
+fn a_depth_that_does_not_press_keeps_a_level_and_calls_for_none() {
+    let (mut standing, mut now) = (Standing::default(), Nanos(0));
+    let draining = |standing_depth| Signals { standing_depth, ..Signals::default() };
+    assert_eq!(first(&draining(9_000)), Level::Healthy);
+    hold(&mut standing, &depth(3_800), &mut now, 10);
+    assert_eq!(hold(&mut standing, &draining(9_000), &mut now, 10_000), []);
+    assert_eq!(hold(&mut standing, &draining(2_999), &mut now, 1_010), [Level::Elevated]);
+}
+
+#[test]
 fn the_cause_is_the_signal_that_calls_for_the_highest_level() {
-    let signals = Signals { standing_depth: 3_000, ..latency(120) };
+    let signals = Signals { standing_depth: 3_000, pressing_depth: 3_000, ..latency(120) };
     let (_, transition) = Standing::default().judge(&Thresholds::default(), &signals, Nanos(7));
     let transition = transition.expect("up");
     assert_eq!((transition.to, transition.cause), (Level::Critical, Cause::Signal(Signal::Latency)));
@@ -147,14 +157,16 @@ fn a_level_is_kept_while_what_it_refuses_does_not_fit() {
 
 prop_compose! {
     fn any_signals()(
-        standing_depth in 0..10_000_u64,
+        pressing_depth in 0..10_000_u64,
+        draining_depth in 0..10_000_u64,
         offered in prop_oneof![0..2_000_u64, 100_000..200_000_u64],
         drop_permille in 0..=200_u64,
         p99 in prop::option::of(0..200_u64),
         loads in prop::array::uniform3((0..3_u64, prop::option::of(0..3_u64))),
     ) -> Signals {
         Signals {
-            standing_depth,
+            standing_depth: pressing_depth.max(draining_depth),
+            pressing_depth,
             offered,
             dropped: offered * drop_permille / 1_000,
             realtime_p99: p99.map(Nanos::from_millis),
@@ -187,6 +199,7 @@ proptest! {
         let mut now = Nanos(0);
         let standing = standing_after(&history, &mut now);
         let mut more = less;
+        more.pressing_depth += more_depth;
         more.standing_depth += more_depth;
         more.dropped = (more.dropped + more_dropped).min(more.offered);
         more.realtime_p99 = more.realtime_p99.map(|p99| p99 + Nanos::from_millis(more_latency));

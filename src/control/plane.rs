@@ -4,7 +4,7 @@
 //! - **P1** It holds no event and has no operation: it can neither delay a stop nor leave anything behind.
 //! - **P2** Between two looks a poll is one comparison. A look at depths is some ten loads, one at counts some hundred; neither
 //!   allocates, locks or waits.
-//! - **P3** It asks to be polled every [`LOOK_EVERY`] while there is anything to see, and every [`COUNT_EVERY`] when nothing is: an idle
+//! - **P3** It asks to be polled every [`LOOK_EVERY`] while there is anything to see, and every [`COUNT_EVERY`] when nothing waits and nothing comes: an idle
 //!   runner sleeps, and the first look after a silence is at most that late.
 //! - **P4** From its drain on the level stays as it is and nobody is told to wait (G3 in [`super::gate`]).
 
@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use super::gate::NodeGate;
 use super::judge::{Standing, Thresholds};
-use super::level::Level;
 use super::signals::{COUNT_EVERY, Counts, Depth, LOOK_EVERY, Tracker};
 use super::status::ControlStatus;
 use crate::agent::{Agent, Context, Holding, Work};
@@ -71,7 +70,7 @@ impl Control {
     fn depths(&self) -> [Depth; Tier::COUNT] {
         Tier::ALL.map(|tier| {
             let gauge = &self.wiring.tiers[tier.index()];
-            Depth { waiting: gauge.depth() as u64, taken: gauge.taken() }
+            Depth { waiting: gauge.depth() as u64, published: gauge.published(), taken: gauge.taken() }
         })
     }
 
@@ -95,7 +94,7 @@ impl Control {
     /// Looks, judges, acts. Whether the level has changed.
     fn look(&mut self, now: Nanos, wall: WallNanos) -> bool {
         self.tracker.look_at_depths(self.depths(), now);
-        let mut is_still = self.tracker.is_still() && self.standing.level() == Level::Healthy;
+        let mut is_still = self.tracker.is_still();
         if now >= self.count_at {
             is_still &= !self.tracker.look_at_counts(&self.counts(), now);
             self.count_at = now + COUNT_EVERY;

@@ -11,6 +11,9 @@
 //! - **S2** Nothing is allocated after [`Tracker::new`].
 //! - **S3** A service rate is believed for [`SERVICE_MEMORY`]; after that a level that sheds may try the one below it. So a rate that was
 //!   measured while the disk stood still can hold a level no longer than that.
+//! - **S4** A tier calls for a higher level only while events are let into it and it does not drain. The standing depth is an echo of 100 ms
+//!   ago: without this rule it went on rising after DEGRADED had shut TRANSACTIONAL, and a backlog that was draining already, or one
+//!   behind a handler that hangs, led to EMERGENCY, which costs REALTIME its events and helps the backlog nothing.
 
 use super::judge::{Signals, TierLoad};
 use crate::metrics::latency::RecentLatency;
@@ -44,6 +47,8 @@ const _: () = assert!(OFFERED_LOOKS <= RATE_LOOKS);
 pub struct Depth {
     /// Events waiting.
     pub waiting: u64,
+    /// Events ever put into them.
+    pub published: u64,
     /// Events ever taken from them by the processor.
     pub taken: u64,
 }
@@ -121,6 +126,9 @@ impl Service {
 #[derive(Debug)]
 pub struct Tracker {
     depths: [[u64; DEPTH_LOOKS]; Tier::COUNT],
+    last: [Depth; Tier::COUNT],
+    /// By tier: whether events are let in and it does not drain (S4).
+    presses: [bool; Tier::COUNT],
     looks: usize,
     services: [Service; Tier::COUNT],
     marks: Box<[Mark; RATE_LOOKS]>,
@@ -136,6 +144,8 @@ impl Tracker {
         let mark = Mark { at: now, ..Mark::default() };
         Self {
             depths: [[0; DEPTH_LOOKS]; Tier::COUNT],
+            last: [Depth::default(); Tier::COUNT],
+            presses: [false; Tier::COUNT],
             looks: 0,
             services: [Service::default(); Tier::COUNT],
             marks: Box::new([mark; RATE_LOOKS]),
@@ -150,9 +160,11 @@ impl Tracker {
     pub fn look_at_depths(&mut self, depths: [Depth; Tier::COUNT], now: Nanos) {
         let place = self.looks % DEPTH_LOOKS;
         self.looks += 1;
-        for tier in Tier::ALL {
-            self.depths[tier.index()][place] = depths[tier.index()].waiting;
-            self.services[tier.index()].look(depths[tier.index()], now);
+        for (tier, depth) in depths.into_iter().enumerate() {
+            let before = std::mem::replace(&mut self.last[tier], depth);
+            self.depths[tier][place] = depth.waiting;
+            self.presses[tier] = depth.published > before.published && depth.waiting >= before.waiting;
+            self.services[tier].look(depth, now);
         }
     }
 
@@ -192,8 +204,11 @@ impl Tracker {
             let events = u128::from(self.newest.received[tier.index()] - second.received[tier.index()]);
             (events * 1_000_000_000 / u128::from(self.newest.at.since(second.at).0.max(1))) as u64
         };
+        let standing = self.depths.map(|looks| looks.into_iter().min().unwrap_or(0));
+        let pressing = standing.into_iter().zip(self.presses).filter(|(_, presses)| *presses).map(|(depth, _)| depth);
         Signals {
-            standing_depth: self.depths.iter().filter_map(|looks| looks.iter().copied().min()).max().unwrap_or(0),
+            standing_depth: standing.into_iter().max().unwrap_or(0),
+            pressing_depth: pressing.max().unwrap_or(0),
             offered: self.newest.offered.saturating_sub(window.offered),
             dropped: self.newest.dropped - window.dropped,
             realtime_p99: self.p99.filter(|(_, at)| now.since(*at) < P99_MEMORY).map(|(p99, _)| p99),
@@ -206,8 +221,7 @@ impl Tracker {
 
     /// Whether nothing waits now.
     pub fn is_still(&self) -> bool {
-        let last = (self.looks + DEPTH_LOOKS - 1) % DEPTH_LOOKS;
-        self.depths.iter().all(|looks| looks[last] == 0)
+        self.last.iter().all(|depth| depth.waiting == 0)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::wire::Priority;
 
 fn waiting(events: u64, taken: u64) -> [Depth; Tier::COUNT] {
     let mut depths = [Depth::default(); Tier::COUNT];
-    depths[Tier::Transactional.index()] = Depth { waiting: events, taken };
+    depths[Tier::Transactional.index()] = Depth { waiting: events, published: events + taken, taken };
     depths
 }
 
@@ -28,6 +28,27 @@ fn a_burst_that_drains_is_no_standing_depth() {
     assert_eq!(tracker.signals(now).standing_depth, 4_000);
     tracker.look_at_depths(waiting(0, 0), now);
     assert_eq!(tracker.signals(now).standing_depth, 0);
+}
+
+#[test]
+fn a_tier_that_drains_or_gets_nothing_stands_but_does_not_press() {
+    let mut tracker = Tracker::new(Nanos(0));
+    let mut now = Nanos(0);
+    let mut look = |tracker: &mut Tracker, waiting_events, published, looks: u64| {
+        for n in 0..looks {
+            now = now + LOOK_EVERY;
+            let published = published + n;
+            let mut depths = [Depth::default(); Tier::COUNT];
+            depths[1] = Depth { waiting: waiting_events, published, taken: published - waiting_events };
+            tracker.look_at_depths(depths, now);
+        }
+        let signals = tracker.signals(now);
+        (signals.standing_depth, signals.pressing_depth)
+    };
+    assert_eq!(look(&mut tracker, 5_000, 5_000, 10), (5_000, 5_000));
+    assert_eq!(look(&mut tracker, 5_000, 5_009, 1), (5_000, 0), "S4: nothing is let in");
+    assert_eq!(look(&mut tracker, 4_900, 6_000, 1), (4_900, 0), "S4: it drains");
+    assert_eq!(look(&mut tracker, 4_900, 6_001, 1), (4_900, 4_900));
 }
 
 #[test]
@@ -185,6 +206,7 @@ impl ToyNode {
                 self.counts.received[self.tier.index()] += events;
                 self.counts.lost += events - fits;
                 self.depth.waiting += fits;
+                self.depth.published += fits;
                 self.admitted += fits;
             }
         }

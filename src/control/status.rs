@@ -30,7 +30,7 @@ impl Reason {
         let signals = &transition.signals;
         let (value, max) = match transition.cause {
             Cause::Start | Cause::Calm => (0, 0),
-            Cause::Signal(Signal::Depth) => (signals.standing_depth, thresholds.max_queue_depth),
+            Cause::Signal(Signal::Depth) => (signals.pressing_depth, thresholds.max_queue_depth),
             Cause::Signal(Signal::DropRate) => (signals.drop_rate_millipercent(), thresholds.max_drop_rate_millipercent),
             Cause::Signal(Signal::Latency) => (signals.realtime_p99.map_or(0, |p99| p99.0), thresholds.max_latency.0),
         };
@@ -262,7 +262,7 @@ mod tests {
             to: Level::Degraded,
             at: Nanos::from_millis(7),
             cause: Cause::Signal(Signal::Depth),
-            signals: Signals { standing_depth: depth, offered: 100_000, dropped: 3, ..Signals::default() },
+            signals: Signals { standing_depth: depth, pressing_depth: depth, offered: 100_000, dropped: 3, ..Signals::default() },
         }
     }
 

@@ -223,5 +223,7 @@ fn frame_mix(rng: &mut Rng) -> FrameMix {
         frame_bytes_max: FRAME_BYTES_MAX as usize,
         long: *rng.pick(&[0, 50, 200]),
         twice: *rng.pick(&[0, 100]),
+        // Some clients are slow enough for levels to come and go under their load.
+        pause_max: Nanos::from_micros(*rng.pick(&[400, 400, 400, 20_000])),
     }
 }
