@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use eventstream::config::{Auto, Config};
 use eventstream::control::Level;
-use eventstream::engine::{Engine, Handlers};
+use eventstream::engine::Engine;
 use eventstream::metrics::ledger::DropReason;
 use eventstream::metrics::telemetry::{PipelineState, Snapshot};
 use eventstream::pool::EventView;
@@ -122,12 +122,11 @@ fn a_datagram_flood_against_a_slow_handler_raises_the_level_and_it_falls_by_itse
     };
     let (is_open, handled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let gate = (is_open.clone(), handled.clone());
-    let handlers = Handlers {
-        transactional: Some(Box::new(move |_| Box::new(Gate { is_open: gate.0.clone(), handled: gate.1.clone() }))),
-        spare_transactional_threads: 2,
-        ..Handlers::default()
-    };
-    let (mut engine, report) = Engine::start(&config, &handlers).expect("an engine");
+    let builder = Engine::builder()
+        .config(config)
+        .transactional_handler(move |_| Gate { is_open: gate.0.clone(), handled: gate.1.clone() })
+        .spare_transactional_threads(2);
+    let (mut engine, report) = builder.start().expect("an engine");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.connect(report.udp.expect("it listens")).expect("loopback");
     let mut sent = 0_u64;

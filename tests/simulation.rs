@@ -67,7 +67,7 @@ parts!(
 );
 
 /// What a hundred seeds must have met at least once: where one of these stays at zero, the simulation no longer tests it.
-const MET: [&str; 48] = [
+const MET: [&str; 53] = [
     "accept_backoff",
     "connection_waits batch",
     "connection_waits realtime",
@@ -111,6 +111,11 @@ const MET: [&str; 48] = [
     "parked_bytes",
     "partial_frame",
     "pinned_chunks",
+    "publications lost pool_exhausted",
+    "publications lost queue_full",
+    "publications lost store_unavailable",
+    "publications sent",
+    "publications waiting Room",
     "receives_starved",
     "retries",
     "slot_waits",

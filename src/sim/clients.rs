@@ -27,7 +27,7 @@ impl Account {
         self.clients
     }
 
-    fn note(&mut self, frame: &SentFrame) {
+    pub(super) fn note(&mut self, frame: &SentFrame) {
         self.sent.entry(frame.key).or_insert_with(|| (frame.clone(), 0)).1 += 1;
     }
 }
@@ -49,14 +49,19 @@ pub struct FrameMix {
 
 /// Makes the frames of one client.
 #[derive(Debug)]
-struct FrameMaker {
+pub(super) struct FrameMaker {
     client: u32,
     next: u32,
-    mix: FrameMix,
+    pub(super) mix: FrameMix,
 }
 
 impl FrameMaker {
-    fn make(&mut self, rng: &mut Rng) -> SentFrame {
+    /// For a client of its own.
+    pub(super) fn new(mix: FrameMix, account: &mut Account) -> Self {
+        Self { client: account.new_client(), next: 0, mix }
+    }
+
+    pub(super) fn make(&mut self, rng: &mut Rng) -> SentFrame {
         let key = FrameKey { client: self.client, sequence: self.next };
         self.next += 1;
         let topic = match rng.below(4) {
@@ -114,7 +119,7 @@ impl TcpClient {
     /// A client that will send `frames` frames.
     pub fn new(manner: Manner, listener: Fd, frames: u32, mix: FrameMix, account: &mut Account, mut rng: Rng) -> Self {
         let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(mix.pause_max.0 * 8));
-        let maker = FrameMaker { client: account.new_client(), next: 0, mix };
+        let maker = FrameMaker::new(mix, account);
         Self {
             manner,
             listener,
@@ -269,7 +274,7 @@ impl UdpClient {
         mut rng: Rng,
     ) -> Self {
         let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(mix.pause_max.0 * 8));
-        let maker = FrameMaker { client: account.new_client(), next: 0, mix };
+        let maker = FrameMaker::new(mix, account);
         Self { sockets, maker, datagrams_left: datagrams, datagram_bytes_max, next_at, rng }
     }
 

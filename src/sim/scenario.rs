@@ -103,6 +103,12 @@ pub struct Scenario {
     pub tcp: Vec<(Manner, u32, FrameMix)>,
     /// UDP clients: how many datagrams they send.
     pub udp_clients: Vec<(u32, FrameMix)>,
+    /// Programs in the engine's process: how many events they publish.
+    pub publishers: Vec<(u32, FrameMix)>,
+    /// One more, with the service lanes.
+    pub service: Option<(u32, FrameMix)>,
+    /// A publisher's event slots: small, medium, large.
+    pub publisher_slots: [u32; 3],
 }
 
 impl Scenario {
@@ -146,6 +152,9 @@ impl Scenario {
             pace: pace(rng),
             tcp: (0..rng.between(1..=7)).map(|_| tcp_client(rng)).collect(),
             udp_clients: (0..rng.between(0..=2)).map(|_| (rng.between(10..=60) as u32, frame_mix(rng))).collect(),
+            publishers: (0..rng.between(0..=2)).map(|_| (rng.between(10..=120) as u32, frame_mix(rng))).collect(),
+            service: rng.chance(400).then(|| (rng.between(10..=60) as u32, frame_mix(rng))),
+            publisher_slots: [rng.between(4..=60) as u32, rng.between(2..=8) as u32, 1],
         }
     }
 }
