@@ -204,17 +204,30 @@ impl Intake {
         self.ledger.cell(header.source, header.tier).lost[reason as usize].add(1);
         if reason.is_dead_lettered() {
             self.dead_letters.send(event, reason, Note::EMPTY);
+        } else if self.dead_letters.takes_sample(reason) {
+            self.dead_letters.send_sample(event, reason);
         } else {
             self.releaser.release(event);
         }
     }
 
-    /// Accounts for a whole frame that could not even become an event: received, and lost.
+    /// Accounts for a whole frame that did not even become an event: received, and lost. `payload` is its topic and body.
     #[cold]
-    pub(super) fn lose_unstored(&mut self, source: Source, tier: Tier, reason: DropReason) {
-        let cell = self.ledger.cell(source, tier);
+    pub(super) fn lose_unstored(&mut self, header: EventHeader, payload: &[u8], reason: DropReason) {
+        let cell = self.ledger.cell(header.source, header.tier);
         cell.received.add(1);
         cell.lost[reason as usize].add(1);
+        if !self.dead_letters.takes_sample(reason) {
+            return;
+        }
+        self.next_id += 1;
+        match self.pool.store(header, payload) {
+            Some(event) => self.dead_letters.send_sample(event, reason),
+            None => {
+                let topic = payload.get(..usize::from(header.topic_len)).and_then(|topic| std::str::from_utf8(topic).ok());
+                self.dead_letters.send_sample_of_topic(header, topic.unwrap_or_default(), reason);
+            }
+        }
     }
 
     /// Whether connections of this lane's line may go on.
@@ -257,7 +270,7 @@ impl Intake {
     pub(super) fn store_without_waiting(&mut self, frame: &Frame<'_>, tier: Tier, origin: &Origin) {
         match self.store(frame, tier, origin) {
             Some(event) => self.admit_without_waiting(event, origin.source, tier),
-            None => self.lose_unstored(origin.source, tier, DropReason::PoolExhausted),
+            None => self.lose_unstored(self.header(frame, tier, origin), frame.payload, DropReason::PoolExhausted),
         }
     }
 

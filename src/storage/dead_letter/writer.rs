@@ -3,6 +3,7 @@
 use std::sync::{Condvar, Mutex};
 
 use super::DeadLetterCounters;
+use super::line::SAMPLE_START;
 use crate::storage::rotating_file::{Complaints, RotatingFile};
 
 /// Lines are written in pieces of about this size: what a failing disk takes with it stays small.
@@ -67,11 +68,15 @@ pub(super) fn write_letters(spool: &Spool, mut file: RotatingFile, counters: &De
     let mut complaints = Complaints::default();
     while spool.take(&mut bytes) {
         for piece in pieces(&bytes) {
-            let lines = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+            let (letters, samples) = count_lines(piece);
             match file.append(piece) {
-                Ok(()) => counters.written.add(lines),
+                Ok(()) => {
+                    counters.written.add(letters);
+                    counters.samples_written.add(samples);
+                }
                 Err(error) => {
-                    counters.lost_disk.add(lines);
+                    counters.lost_disk.add(letters);
+                    counters.samples_lost_disk.add(samples);
                     if complaints.is_due() {
                         let (path, lost) = (file.path().display(), counters.lost_disk.get());
                         log::error!("dead letters can't be written to {path}: {error}; {lost} lost so far (dead_letter_lost)");
@@ -81,6 +86,13 @@ pub(super) fn write_letters(spool: &Spool, mut file: RotatingFile, counters: &De
         }
         bytes.clear();
     }
+}
+
+/// How many of whole lines are letters, and how many are samples, which begin otherwise (X3).
+fn count_lines(piece: &[u8]) -> (u64, u64) {
+    let samples = piece.split_inclusive(|byte| *byte == b'\n').filter(|line| line.starts_with(SAMPLE_START)).count() as u64;
+    let lines = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+    (lines - samples, samples)
 }
 
 /// Cuts lines into pieces of about [`PIECE_BYTES`], at ends of lines.
