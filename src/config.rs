@@ -27,11 +27,12 @@ use std::path::PathBuf;
 
 pub use layers::{ArgumentRefusal, Flags, Layers, Loaded, VARIABLES_APART};
 pub use refusal::{ConfigRefusal, Conflict, FilterCause, Origin};
-pub use values::{
-    Auto, ByteSize, Cause, CoreSpec, Dedup, Durability, HugePages, IdleStrategy, OnOff, OptionValue, Overflow, Rule, read_ruled,
-};
+pub use values::{Auto, ByteSize, Cause, CoreSpec, Dedup, IdleStrategy, OnOff, OptionValue, Rule, read_ruled};
 
+use crate::bus::Overflow;
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
+use crate::storage::appender::Durability;
+use crate::sys::memory::HugePages;
 use crate::wire::{Priority, Tier};
 use values::Rule::{Any, Between, PowerOfTwo};
 
@@ -275,11 +276,16 @@ impl Config {
         }
     }
 
-    /// Looks for values that are wrong together.
+    /// The defaults without a socket: events come from publishers alone, and nothing is served over HTTP.
+    pub fn without_sockets() -> Config {
+        Config { tcp_listen: None, udp_listen: None, admin_listen: None, ..Config::default() }
+    }
+
+    /// Looks for values that are wrong together, in an engine with so many publishers.
     ///
     /// # Errors
     /// The first conflict found.
-    pub fn check(&self) -> Result<(), ConfigRefusal> {
+    pub fn check(&self, publishers: u32) -> Result<(), ConfigRefusal> {
         for tier in Tier::ALL {
             let capacity_events = self.capacity_events(tier);
             if self.max_queue_depth > capacity_events {
@@ -292,7 +298,7 @@ impl Config {
             return Err(ConfigRefusal::Conflict(conflict));
         }
         match (self.tcp_listen, self.udp_listen, self.admin_listen) {
-            (None, None, _) => return Err(ConfigRefusal::Conflict(Conflict::NoIntake)),
+            (None, None, _) if publishers == 0 => return Err(ConfigRefusal::Conflict(Conflict::NoIntake)),
             (Some(tcp), _, Some(admin)) if tcp == admin && tcp.port() != 0 => {
                 return Err(ConfigRefusal::Conflict(Conflict::SameAddress(tcp)));
             }

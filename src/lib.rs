@@ -40,33 +40,6 @@
 //! Names from the engine's first sketch: EventBusMulti is [`bus`], ProcessManager is [`engine`] with [`process`], NUMAEventPool and
 //! IngestEventPool are [`pool`], ControlPlane and PipelineStateManager are [`control`] with [`metrics::telemetry::PipelineState`], StorageEngine is
 //! [`storage`], MetricRegistry is [`metrics`], DeadLetterQueue is [`storage::dead_letter`].
-//!
-//! # Embedding
-//!
-//! ```no_run
-//! use eventstream::config::Config;
-//! use eventstream::engine::{Engine, Handlers};
-//! use eventstream::pool::EventView;
-//! use eventstream::process::AlertHandler;
-//! use eventstream::report::DrainCause;
-//!
-//! struct Siren;
-//! impl AlertHandler for Siren {
-//!     fn name(&self) -> &'static str {
-//!         "siren"
-//!     }
-//!     fn handle(&mut self, event: &EventView<'_>) {
-//!         println!("{}: {} bytes", event.topic, event.body.len());
-//!     }
-//! }
-//!
-//! let handlers = Handlers { alerts: vec![Box::new(|_node| Box::new(Siren))], ..Handlers::default() };
-//! let (engine, report) = Engine::start(&Config::default(), &handlers)?;
-//! println!("{report}");
-//! let account = engine.drain(DrainCause::Signal("asked to"));
-//! assert!(account.is_clean());
-//! # Ok::<(), eventstream::engine::EngineError>(())
-//! ```
 
 // Model-checked builds (`make loom`) leave out what needs tokio, and with it the users of much else.
 #![cfg_attr(loom, allow(dead_code, unused_imports, rustdoc::broken_intra_doc_links))]

@@ -160,7 +160,7 @@ impl Config {
                 cause,
             })?;
         }
-        config.check()?;
+        config.check(0)?;
         Ok(Loaded { config, notes: layers.notes() })
     }
 }

@@ -126,7 +126,7 @@ impl Conflict {
             Conflict::NoIntake => (
                 "--tcp-listen and --udp-listen are both off".to_owned(),
                 "no event could ever come in".to_owned(),
-                "leave one of them on".to_owned(),
+                "leave one of them on, or start the engine with publishers".to_owned(),
             ),
             Conflict::DeadLettersIntoLog(path) => (
                 format!("--dead-letter-path {} is a log of events", path.display()),

@@ -238,8 +238,7 @@ fn values_that_are_wrong_together_are_refused() {
     let lines = "error: --tcp-listen and --admin-listen are both 127.0.0.1:9002\ncause: one port can't serve two protocols\n\
                  fix:   another port for --admin-listen, or port 0 for any free one";
     assert_eq!(refused(&["--tcp-listen", "127.0.0.1:9002"], &[], None), lines);
-    let lines =
-        "error: --tcp-listen and --udp-listen are both off\ncause: no event could ever come in\nfix:   leave one of them on";
+    let lines = "error: --tcp-listen and --udp-listen are both off\ncause: no event could ever come in\nfix:   leave one of them on, or start the engine with publishers";
     assert_eq!(refused(&["--tcp-listen", "off", "--udp-listen", "off"], &[], None), lines);
     let lines = "error: --dead-letter-path data/events.bin is a log of events\n\
                  cause: dead letters would be written into the log and damage it\n\

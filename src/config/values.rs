@@ -4,6 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::bus::Overflow;
+use crate::storage::appender::Durability;
+use crate::sys::memory::HugePages;
+
 /// Why a value is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -295,26 +299,6 @@ words! {
         Off = "off",
     } form "on|off"
 
-    /// What a full tier does with an event.
-    Overflow {
-        /// The oldest of the producer's own lane goes to the dead letters.
-        DropOld = "drop-old",
-        /// The incoming one goes to the dead letters.
-        DropNew = "drop-new",
-        /// The connection waits; what can't wait is dropped.
-        BlockProducer = "block-producer",
-    } form "drop-old|drop-new|block-producer"
-
-    /// When a stored event survives a power cut.
-    Durability {
-        /// When the kernel writes it back.
-        None = "none",
-        /// After the next group commit.
-        Group = "group",
-        /// With its batch's write.
-        Always = "always",
-    } form "none|group|always"
-
     /// What a runner without work does.
     IdleStrategy {
         /// Polls on: wakes in 60 ns, burns a core.
@@ -325,16 +309,6 @@ words! {
         Park = "park",
     } form "spin|adaptive|park"
 
-    /// Huge pages for the event pool.
-    HugePages {
-        /// Where they can be had.
-        Auto = "auto",
-        /// Never.
-        Off = "off",
-        /// Or no start.
-        Required = "required",
-    } form "auto|off|required"
-
     /// How TRANSACTIONAL events are told to be the same.
     Dedup {
         /// By topic and body.
@@ -342,6 +316,27 @@ words! {
         /// Not at all.
         Off = "off",
     } form "content|off"
+}
+
+/// Choices that a part of the engine defines itself, by the words of their variants.
+macro_rules! words_of {
+    ($($name:ident { $($variant:ident = $word:literal),+ } form $form:literal)+) => {$(
+        impl OptionValue for $name {
+            const FORM: &'static str = $form;
+            fn read(text: &str) -> Result<Self, Cause> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    _ => Err(Cause::NotOneOf(&[$($word),+])),
+                }
+            }
+        }
+    )+};
+}
+
+words_of! {
+    Overflow { DropOld = "drop-old", DropNew = "drop-new", BlockProducer = "block-producer" } form "drop-old|drop-new|block-producer"
+    Durability { None = "none", Group = "group", Always = "always" } form "none|group|always"
+    HugePages { Auto = "auto", Off = "off", Required = "required" } form "auto|off|required"
 }
 
 impl OnOff {

@@ -10,11 +10,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{EngineError, Handlers, options};
+use super::options::{self, Producers};
+use super::{EngineError, Handlers};
 use crate::bus::{self, BusCounters, Dispatch, TierReceiver, TierSender};
 use crate::config::{Config, OnOff};
 use crate::control::NodeGate;
-use crate::ingest::{IngestCounters, Reactor, ReactorWiring, UdpSocketWiring};
+use crate::ingest::{IngestCounters, Producer, ProducerSeat, ProducerWiring, Reactor, ReactorWiring, UdpSocketWiring};
 use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::LedgerCells;
@@ -36,14 +37,17 @@ use crate::sys::io::{Fd, GroupId};
 use crate::sys::plan::{NodePlan, Role, RunnerPlan, Seat};
 use crate::sys::uring::Uring;
 use crate::sys::wake::Waker;
-use crate::wire::Tier;
+use crate::wire::{FrameLimits, Tier};
 
 /// Bits of the running number in an event id: a trillion events of one reactor between two starts.
 const ID_NUMBER_BITS: u32 = 40;
 
-/// The first id of a reactor: epoch of the log (16 bits), the reactor's number on this host (8 bits), running number (40 bits).
-pub(super) fn event_id_base(epoch: u32, reactor: u8) -> u64 {
-    (u64::from(epoch & 0xffff) << 8 | u64::from(reactor)) << ID_NUMBER_BITS
+/// Reactors and in-process producers of one engine: a producer's number is a byte in event ids.
+pub(super) const PRODUCERS_MAX: u32 = 256;
+
+/// The first id of a producer: epoch of the log (16 bits), the producer's number on this host (8 bits), running number (40 bits).
+pub(super) fn event_id_base(epoch: u32, producer: u8) -> u64 {
+    (u64::from(epoch & 0xffff) << 8 | u64::from(producer)) << ID_NUMBER_BITS
 }
 
 /// The sockets of one reactor.
@@ -63,8 +67,11 @@ pub(super) struct NodeParts<'a> {
     pub(super) pool: Arc<SharedPool>,
     pub(super) owners: Vec<PoolOwner>,
     pub(super) sockets: &'a [ReactorSockets],
+    pub(super) producers: Producers,
     /// The number of this node's first reactor on this host.
     pub(super) first_reactor: u8,
+    /// The number of the next in-process producer on this host.
+    pub(super) next_producer: &'a mut u8,
     pub(super) dispatch: &'a Dispatch,
     pub(super) dead_letters: &'a DeadLetterQueue,
     pub(super) log: Option<&'a OpenLog<DiskFile>>,
@@ -87,6 +94,15 @@ pub(super) struct NodeView {
     pub(super) findings: Vec<Finding>,
     /// Agents that report at each stage of the drain.
     pub(super) reactors: u32,
+    pub(super) publishers: Vec<Arc<ProducerSeat>>,
+    pub(super) service: Option<Arc<ProducerSeat>>,
+}
+
+impl NodeView {
+    /// Of all in-process producers.
+    pub(super) fn seats(&self) -> impl Iterator<Item = &Arc<ProducerSeat>> {
+        self.publishers.iter().chain(&self.service)
+    }
 }
 
 /// A runner and the CPU it belongs on.
@@ -98,25 +114,29 @@ pub(super) struct SeatedRunner {
 
 /// The lanes of one node.
 struct Bus {
-    /// By reactor, then by tier.
+    /// Reactors first, then in-process producers, the service last; each by tier.
     senders: Vec<[TierSender; Tier::COUNT]>,
     receivers: [Option<TierReceiver>; Tier::COUNT],
     counters: BusCounters,
 }
 
-fn make_bus(config: &Config, reactors: usize) -> Bus {
+fn make_bus(config: &Config, producers: &Producers, sleepers: &[Waker]) -> Bus {
     let (mut senders, mut receivers, mut gauges) = (Vec::new(), Vec::new(), Vec::new());
     for tier in Tier::ALL {
-        let (tier_senders, receiver, gauge) = bus::tier(options::tier_options(config, tier, reactors));
+        let (tier_senders, mut receiver, gauge) = bus::tier(options::tier_options(config, tier, producers));
+        if !sleepers.is_empty() {
+            receiver.set_sleepers(sleepers.to_vec(), &gauge);
+        }
         senders.push(tier_senders.into_iter());
         receivers.push(Some(receiver));
         gauges.push(vec![gauge]);
     }
     let array = |parts: Vec<_>| -> [TierSender; Tier::COUNT] { parts.try_into().expect("one sender for each tier") };
-    let by_reactor =
-        (0..reactors).map(|_| array(senders.iter_mut().map(|tier| tier.next().expect("one for each reactor")).collect()));
+    let count = producers.reactors as usize + sleepers.len();
+    let by_producer =
+        (0..count).map(|_| array(senders.iter_mut().map(|tier| tier.next().expect("one for each producer")).collect()));
     Bus {
-        senders: by_reactor.collect(),
+        senders: by_producer.collect(),
         receivers: receivers.try_into().expect("one receiver for each tier"),
         counters: BusCounters::new(gauges.try_into().expect("one gauge list for each tier")),
     }
@@ -133,6 +153,8 @@ struct Builder<'a> {
     inlets: [Vec<appender::Inlet>; Tier::COUNT],
     /// By runner: whom to wake.
     wakers: Vec<Waker>,
+    /// By in-process producer, the service last.
+    sleepers: Vec<Waker>,
     partitions: Vec<Option<PoolOwner>>,
 }
 
@@ -145,10 +167,13 @@ pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, Node
     let owners = std::mem::take(&mut parts.owners);
     let wakers = parts.plan.runners.iter().map(|_| Waker::new()).collect::<Result<Vec<_>, _>>();
     let wakers = wakers.map_err(|error| EngineError::io("make a runner's wake-up descriptor", error))?;
+    let in_process = parts.producers.publishers + u32::from(parts.producers.service);
+    let sleepers = (0..in_process).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>();
+    let sleepers = sleepers.map_err(|error| EngineError::io("make a publisher's wake-up descriptor", error))?;
     let process: Arc<ProcessCounters> = Arc::default();
     let counters: Vec<_> = owners.iter().map(PoolOwner::counters).collect();
     let mut builder = Builder {
-        bus: make_bus(parts.config, reactors),
+        bus: make_bus(parts.config, &parts.producers, &sleepers),
         view: NodeView {
             ledgers: Vec::new(),
             measured: vec![process.clone(), Arc::new(PoolMetrics::new(counters.clone()))],
@@ -160,11 +185,14 @@ pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, Node
             watch: ProcessWatch::new(process.clone(), Vec::new()),
             findings: Vec::new(),
             reactors: reactors as u32,
+            publishers: Vec::new(),
+            service: None,
         },
         process,
         gate: Arc::default(),
         inlets: Default::default(),
         wakers,
+        sleepers,
         partitions: owners.into_iter().map(Some).collect(),
         parts,
     };
@@ -193,6 +221,7 @@ impl Builder<'_> {
                 }
             }
         }
+        self.seat_producers();
         self.view.watch = ProcessWatch::new(self.process.clone(), health);
         seats.into_iter().enumerate().map(|(index, seats)| self.runner(index, seats)).collect()
     }
@@ -225,13 +254,7 @@ impl Builder<'_> {
     fn reactor(&mut self, seat: Seat, runner: usize) -> AnyAgent {
         let instance = usize::from(seat.instance);
         let mut senders = self.bus.senders.remove(0);
-        for (tier, role) in
-            [(Tier::Realtime, Role::Realtime), (Tier::Transactional, Role::Transactional), (Tier::Batch, Role::Batch)]
-        {
-            if let Some(waker) = self.waker_to(role, runner) {
-                senders[tier.index()].set_waker(waker);
-            }
-        }
+        self.wake_processors(&mut senders, Some(runner));
         let pool =
             self.partitions[self.parts.pool_plan.reactors().start + instance].take().expect("a partition for each reactor");
         self.parts.pool.set_waker(pool.id(), self.wakers[runner].clone());
@@ -255,6 +278,47 @@ impl Builder<'_> {
             id_base: event_id_base(self.parts.epoch, self.parts.first_reactor + seat.instance),
         };
         AnyAgent::Reactor(Box::new(Reactor::new(options::reactor(self.parts.config, self.parts.features), wiring)))
+    }
+
+    /// Whoever wants to know that events are there for a tier's processor, on another thread.
+    fn wake_processors(&self, senders: &mut [TierSender; Tier::COUNT], from: Option<usize>) {
+        for (tier, role) in
+            [(Tier::Realtime, Role::Realtime), (Tier::Transactional, Role::Transactional), (Tier::Batch, Role::Batch)]
+        {
+            let to = self.runner_of(role);
+            if from != Some(to) {
+                senders[tier.index()].set_waker(self.wakers[to].clone());
+            }
+        }
+    }
+
+    /// After the reactors, which have taken their lanes.
+    fn seat_producers(&mut self) {
+        let places: Vec<usize> = self.parts.pool_plan.producers().chain(self.parts.pool_plan.service()).collect();
+        for (place, waker) in places.into_iter().zip(std::mem::take(&mut self.sleepers)) {
+            let mut tiers = self.bus.senders.remove(0);
+            self.wake_processors(&mut tiers, None);
+            let pool = self.partitions[place].take().expect("a partition for each producer");
+            self.parts.pool.set_waker(pool.id(), waker.clone());
+            let producer = Producer::new(ProducerWiring {
+                pool,
+                limits: FrameLimits { max_frame_bytes: self.parts.config.max_frame_bytes.u32() },
+                dispatch: self.parts.dispatch.clone(),
+                tiers,
+                dead_letters: self.parts.dead_letters.sender(u32::from(self.parts.number)),
+                gate: self.gate.clone(),
+                ledger: self.ledger(),
+                id_base: event_id_base(self.parts.epoch, *self.parts.next_producer),
+            });
+            // Wraps after the very last number only, which nobody gets then.
+            *self.parts.next_producer = self.parts.next_producer.wrapping_add(1);
+            let seat = ProducerSeat::new(producer, waker);
+            if Some(place) == self.parts.pool_plan.service() {
+                self.view.service = Some(seat);
+            } else {
+                self.view.publishers.push(seat);
+            }
+        }
     }
 
     /// What joins a processor to its tier and to the log.

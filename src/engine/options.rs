@@ -1,12 +1,12 @@
 //! From the configuration to each part's own numbers, and the memory budget of all of them together.
 
-use crate::bus::{Overflow, TierOptions};
+use crate::bus::TierOptions;
 use crate::config::{self, Auto, Config, Dedup, OnOff};
 use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, TransactionalOptions, WindowLogOptions};
 use crate::runner::Idle;
-use crate::storage::appender::{AppenderOptions, Durability};
+use crate::storage::appender::AppenderOptions;
 use crate::storage::dead_letter::DeadLetterOptions;
 use crate::storage::rotating_file::RotatingFileLimits;
 use crate::sys::clock::Nanos;
@@ -25,11 +25,30 @@ const fn ring_bytes(submissions: u32, completions: u32) -> u64 {
     submissions as u64 * 64 + completions as u64 * 16
 }
 
+/// Who sends events on a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Producers {
+    pub(super) reactors: u32,
+    pub(super) publishers: u32,
+    /// Whether the engine's own producer is here: on one node of each engine.
+    pub(super) service: bool,
+}
+
+/// Events in the engine's own lane of each tier, for dead letters that are sent again: they are in no hurry.
+pub(super) const SERVICE_LANE_EVENTS: usize = 64;
+
+/// All lanes of the service full, and a few more under way; larger events one at a time.
+const SERVICE_SLOTS: [u32; 3] = [256, 16, 1];
+
+const _: () = assert!(SERVICE_SLOTS[0] as usize > SERVICE_LANE_EVENTS * Tier::COUNT);
+
 /// The pool of one node.
-pub(super) fn pool_plan(config: &Config, reactors: u32) -> Result<PoolPlan, PoolSizesRefusal> {
+pub(super) fn pool_plan(config: &Config, producers: &Producers) -> Result<PoolPlan, PoolSizesRefusal> {
     let defaults = PoolSizes::default();
     PoolPlan::new(&PoolSizes {
-        reactors,
+        reactors: producers.reactors,
+        producers: producers.publishers,
+        service_slots: if producers.service { SERVICE_SLOTS } else { [0; 3] },
         small_slots: config.pool_small_slots.given().unwrap_or(defaults.small_slots),
         medium_slots: config.pool_medium_slots.given().unwrap_or(defaults.medium_slots),
         large_slots: config.pool_large_slots.given().unwrap_or(defaults.large_slots),
@@ -48,18 +67,15 @@ pub(super) fn chunks_on_offer(config: &Config) -> u32 {
 }
 
 /// A tier's lanes.
-pub(super) fn tier_options(config: &Config, tier: Tier, producers: usize) -> TierOptions {
+pub(super) fn tier_options(config: &Config, tier: Tier, producers: &Producers) -> TierOptions {
     let capacity_events = config.capacity_events(tier) as usize;
     let high_water = (config.max_queue_depth * HIGH_WATER_PERCENT / 100).max(1) as usize;
     TierOptions {
         capacity_events,
-        producers,
-        overflow: match config.overflow(tier) {
-            config::Overflow::DropOld => Overflow::DropOld,
-            config::Overflow::DropNew => Overflow::DropNew,
-            config::Overflow::BlockProducer => Overflow::BlockProducer,
-        },
+        producers: (producers.reactors + producers.publishers) as usize,
+        overflow: config.overflow(tier),
         high_water_events: if config.tcp_flow_control == OnOff::On { high_water } else { capacity_events },
+        service_lane_events: if producers.service { SERVICE_LANE_EVENTS } else { 0 },
     }
 }
 
@@ -138,11 +154,7 @@ pub(super) fn appender(config: &Config, largest_payload_bytes: usize) -> Appende
         staging_bytes: defaults.staging_bytes.max(AppenderOptions::staging_bytes_min(largest_payload_bytes)),
         flush_events: config.flush_events,
         flush_interval: Nanos::from_micros(u64::from(config.flush_interval_us)),
-        durability: match config.durability {
-            config::Durability::None => Durability::None,
-            config::Durability::Group => Durability::Group,
-            config::Durability::Always => Durability::Always,
-        },
+        durability: config.durability,
         commit_interval: Nanos::from_micros(u64::from(config.commit_interval_us)),
         commit_bytes: config.commit_bytes.0,
         ..defaults
@@ -167,7 +179,7 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
             Tier::Transactional => ("lanes of TRANSACTIONAL", "--transactional-capacity"),
             Tier::Batch => ("lanes of BATCH", "--batch-capacity"),
         };
-        budget.add_for_flag(name, flag, u64::from(config.capacity_events(tier)), 8);
+        budget.add_for_flag(name, flag, u64::from(config.capacity_events(tier)) + SERVICE_LANE_EVENTS as u64, 8);
     }
     if let Some(dedup) = transactional(config, 0).dedup {
         budget.add_for_flag("dedup table", "--dedup-capacity", 1, dedup.table_bytes() as u64);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Engine, RunnerThread};
 use crate::agent::{Agent, Holding};
+use crate::ingest::Producer;
 use crate::report::{DeadLetterSplit, DrainCause, DrainSummary};
 use crate::runner::{AnyAgent, Stage};
 use crate::sys::clock::{Clock, HostClock, Nanos};
@@ -23,6 +24,8 @@ pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
     let nodes = engine.nodes.len() as u32;
     let appenders = engine.nodes.iter().filter(|node| node.log.is_some()).count() as u32;
     let mut in_time = true;
+    // E2: what publishers have sent is in the lanes now, and nothing follows.
+    let mut producers = engine.close_publishers();
     for (stage, agents) in [(Stage::Reactors, reactors), (Stage::Processors, 3 * nodes), (Stage::Appender, appenders)] {
         engine.advance(stage);
         in_time &= engine.wait_drained(stage, agents, deadline);
@@ -47,7 +50,8 @@ pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
     let Engine { nodes, dead_letters, admin, telemetry, udp_drops_are_exact, .. } = engine;
     let letters = dead_letters.counters().clone();
     dead_letters.stop();
-    let slots_missing = left.iter_mut().map(AnyAgent::slots_missing).sum();
+    let slots_missing = left.iter_mut().map(AnyAgent::slots_missing).sum::<u64>()
+        + producers.iter_mut().map(Producer::slots_missing).sum::<u64>();
     // Ends the handlers' helpers: windows and alerts are written.
     drop(left);
     let mut nodes = nodes;

@@ -6,6 +6,7 @@
 //!                  ▲     └─► partial.rs: a frame cut by the chunk's end
 //!                  │ waiting.rs: lines    parking.rs: unparsed rests    deadlines.rs: slow frames, idle peers
 //! UDP :9001 ──► udp.rs ────► intake.rs, or the slot itself becomes the event
+//! in process ──► publisher/ ► intake.rs, on the publisher's own thread
 //! ```
 //!
 //! Invariants:
@@ -31,6 +32,7 @@ mod deadlines;
 mod intake;
 mod parking;
 mod partial;
+mod publisher;
 mod reactor;
 mod tcp;
 #[cfg(test)]
@@ -45,6 +47,7 @@ mod udp;
 mod waiting;
 
 pub use counters::{CloseReason, IngestCounters, Transport};
+pub use publisher::{Attempt, Patience, Producer, ProducerSeat, ProducerWiring, Publication, Publisher, Refusal, Refused};
 pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
 
 /// Bytes of one place in the connection table.

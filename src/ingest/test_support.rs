@@ -182,6 +182,7 @@ impl Rig {
                 producers: 1,
                 overflow: options.overflow,
                 high_water_events: options.high_water_events,
+                service_lane_events: 0,
             })
         });
         let mut receivers = Vec::new();

@@ -157,7 +157,7 @@ fn tiers(scenario: &Scenario) -> ([TierSender; Tier::COUNT], [TierReceiver; Tier
         let capacity_events = scenario.capacity[tier.index()];
         let high_water_events = if scenario.flow_control { (capacity_events * 2 / 5).max(1) } else { capacity_events };
         let overflow = scenario.overflow[tier.index()];
-        let options = TierOptions { capacity_events, producers: 1, overflow, high_water_events };
+        let options = TierOptions { capacity_events, producers: 1, overflow, high_water_events, service_lane_events: 0 };
         let (mut senders, receiver, _gauge) = bus::tier(options);
         receivers.push(receiver);
         senders.pop().expect("one producer, one sender")

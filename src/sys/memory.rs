@@ -35,18 +35,6 @@ pub enum HugePages {
     Required,
 }
 
-impl std::str::FromStr for HugePages {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(HugePages::Auto),
-            "off" => Ok(HugePages::Off),
-            "required" => Ok(HugePages::Required),
-            _ => Err(format!("`{text}` is not one of auto, off, required")),
-        }
-    }
-}
-
 /// How to reserve an arena.
 #[derive(Clone, Copy, Debug)]
 pub struct ArenaOptions<'a> {

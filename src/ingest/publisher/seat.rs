@@ -1,0 +1,141 @@
+//! The seat of a producer, between its publisher's thread and the engine; and the publisher itself.
+
+use std::cell::Cell;
+use std::io;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::producer::{Attempt, Patience, Producer};
+use super::publication::{Publication, Refusal, Refused};
+use crate::process::guard::is_inside_handler;
+use crate::sys::clock::{Clock, HostClock};
+use crate::sys::wake::Waker;
+
+/// Holds a producer while the engine takes events.
+pub struct ProducerSeat {
+    /// `None` when closed (U3).
+    producer: Mutex<Option<Producer>>,
+    waker: Waker,
+}
+
+impl ProducerSeat {
+    /// Seats a producer; `waker` is the one that its pool and its tiers know.
+    pub fn new(producer: Producer, waker: Waker) -> Arc<Self> {
+        Arc::new(Self { producer: Mutex::new(Some(producer)), waker })
+    }
+
+    /// A waker for the thread of a seat's publisher.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn waker() -> io::Result<Waker> {
+        Waker::new()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Producer>> {
+        self.producer.lock().expect("nobody panics with this lock held")
+    }
+
+    fn attempt(&self, publication: &Publication<'_>, patience: Patience) -> Attempt {
+        match &mut *self.lock() {
+            Some(producer) => producer.attempt(publication, patience, HostClock.now(), HostClock.wall()),
+            None => Attempt::Refused(Refusal::Closed),
+        }
+    }
+
+    /// As `attempt`, and asks for a wake-up by the next slot that comes home if there is still no way (U2).
+    fn last_look(&self, publication: &Publication<'_>) -> Attempt {
+        let mut producer = self.lock();
+        let Some(producer) = &mut *producer else { return Attempt::Refused(Refusal::Closed) };
+        producer.announce_starved(true);
+        let attempt = producer.attempt(publication, Patience::Waits, HostClock.now(), HostClock.wall());
+        if attempt != Attempt::MustWait {
+            producer.announce_starved(false);
+        }
+        attempt
+    }
+
+    /// Sleeps until there is a way (U2).
+    #[cold]
+    fn wait_and_attempt(&self, publication: &Publication<'_>) -> Attempt {
+        loop {
+            self.waker.state().announce();
+            let attempt = self.last_look(publication);
+            if attempt == Attempt::MustWait {
+                self.waker.sleep(None);
+            }
+            self.waker.state().resume();
+            if attempt != Attempt::MustWait {
+                return attempt;
+            }
+        }
+    }
+
+    /// Takes home what was released, for gauges: a publisher that has nothing to say would not do it.
+    pub fn look_after(&self) {
+        if let Some(producer) = &mut *self.lock() {
+            producer.collect();
+        }
+    }
+
+    /// Ends the producer's time (U3); whoever sleeps in `publish` gets its publication back. `None`: it was closed before.
+    pub fn close(&self) -> Option<Producer> {
+        let producer = self.lock().take();
+        self.waker.notify();
+        producer
+    }
+}
+
+/// Publishes events into an engine of this process, from any one thread at a time.
+///
+/// An engine started with [`publishers`](crate::engine::EngineBuilder::publishers) hands them out. Events of one publisher and tier are
+/// handled in the order in which they were published. Dropping it closes nothing: what it published is handled all the same.
+pub struct Publisher {
+    seat: Arc<ProducerSeat>,
+    /// Not Sync, by intent: a lane has one producer at a time, and waiting is for one thread.
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl Publisher {
+    /// The publisher of a seat; there should be one.
+    pub(crate) fn new(seat: Arc<ProducerSeat>) -> Self {
+        Self { seat, _not_sync: PhantomData }
+    }
+
+    /// Publishes; the event's id. Waits where a TCP connection would: for room in a tier whose policy is to block or that is above its
+    /// high-water mark, and for a slot of its part of the pool. With flow control off and another policy, that policy decides.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; inside a handler [`Refusal::WouldBlock`] instead of waiting.
+    pub fn publish<'a>(&mut self, publication: Publication<'a>) -> Result<u64, Refused<'a>> {
+        let attempt = match self.seat.attempt(&publication, Patience::Waits) {
+            Attempt::MustWait if is_inside_handler() => Attempt::Refused(Refusal::WouldBlock),
+            Attempt::MustWait => self.seat.wait_and_attempt(&publication),
+            attempt => attempt,
+        };
+        answer(attempt, publication)
+    }
+
+    /// Publishes without ever waiting; the event's id. Where there is no room the tier's policy decides, as for a datagram: an older event of
+    /// this publisher is lost for it (drop-old), or this one is.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn try_publish<'a>(&mut self, publication: Publication<'a>) -> Result<u64, Refused<'a>> {
+        answer(self.seat.attempt(&publication, Patience::None), publication)
+    }
+}
+
+fn answer(attempt: Attempt, publication: Publication<'_>) -> Result<u64, Refused<'_>> {
+    match attempt {
+        Attempt::Sent(id) => Ok(id),
+        Attempt::Refused(refusal) => Err(Refused { publication, refusal }),
+        Attempt::MustWait => unreachable!("an attempt without patience waits for nothing"),
+    }
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("is_closed", &self.seat.lock().is_none()).finish()
+    }
+}

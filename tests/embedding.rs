@@ -1,0 +1,132 @@
+//! An engine inside a program: publishers, handlers of every manner, and the account at the end.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use eventstream::config::{Auto, Config};
+use eventstream::engine::{Engine, EngineBuilder, EngineError};
+use eventstream::ingest::{Publication, Publisher, Refusal};
+use eventstream::metrics::ledger::LedgerTerms;
+use eventstream::metrics::telemetry::Snapshot;
+use eventstream::pool::Source;
+use eventstream::report::DrainSummary;
+use eventstream::sys::clock::{Clock, HostClock};
+use eventstream::wire::{Priority, Tier};
+
+/// Small pools: several engines run at once.
+fn config(folder: &Path) -> Config {
+    Config {
+        data_dir: folder.join("data"),
+        pool_small_slots: Auto::Given(1_024),
+        pool_medium_slots: Auto::Given(64),
+        pool_large_slots: Auto::Given(2),
+        ..Config::without_sockets()
+    }
+}
+
+fn start(builder: EngineBuilder) -> (Engine, Vec<Publisher>) {
+    let (mut engine, _) = builder.start().unwrap_or_else(|error| panic!("no engine: {error}"));
+    let publishers = engine.publishers();
+    assert!(engine.publishers().is_empty(), "each is handed out once");
+    (engine, publishers)
+}
+
+fn read(engine: &Engine) -> Snapshot {
+    engine.telemetry().read(HostClock.now())
+}
+
+/// Looks again and again; a minute without success is a failure.
+fn wait_for(engine: &Engine, what: &str, is_there: impl Fn(&Snapshot) -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    loop {
+        let snapshot = read(engine);
+        if is_there(&snapshot) {
+            return;
+        }
+        assert!(Instant::now() < give_up, "waited in vain for {what}: {snapshot:#?}");
+        std::thread::sleep(Duration::from_millis(5)); // between two looks
+    }
+}
+
+fn stop(engine: Engine) -> DrainSummary {
+    let account = engine.stop();
+    assert!(account.is_clean(), "{account}");
+    account
+}
+
+fn in_process(account: &DrainSummary) -> LedgerTerms {
+    let mut terms = LedgerTerms::default();
+    account.ledger.terms[Source::InProcess.index()].iter().for_each(|tier| terms.add(tier));
+    assert_eq!(terms, account.ledger.total(), "nothing came from anywhere else");
+    terms
+}
+
+#[test]
+fn what_publishers_publish_is_stored_each_under_an_id_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (engine, publishers) = start(Engine::builder().config(config(folder.path())).publishers(2));
+    assert_eq!(publishers.len(), 2);
+    let threads: Vec<_> = publishers
+        .into_iter()
+        .enumerate()
+        .map(|(publisher, mut to)| {
+            std::thread::spawn(move || {
+                let publish = |n: u32| {
+                    let priority = Priority::from_byte((n % 5) as u8).unwrap();
+                    let body = format!("{publisher} {n}");
+                    to.publish(Publication::new("in/process", body.as_bytes(), priority)).unwrap()
+                };
+                (0..5_000).map(publish).collect::<Vec<u64>>()
+            })
+        })
+        .collect();
+    let ids: BTreeSet<u64> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(ids.len(), 10_000);
+    wait_for(&engine, "all of them", |now| now.ledger.total().stored == 10_000 && now.in_flight == 0);
+    let terms = in_process(&stop(engine));
+    assert_eq!((terms.received, terms.stored), (10_000, 10_000));
+}
+
+#[test]
+fn a_stop_under_load_stores_all_that_was_published_and_gives_the_rest_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (engine, publishers) = start(Engine::builder().config(config(folder.path())).publishers(3));
+    let threads: Vec<_> = publishers
+        .into_iter()
+        .enumerate()
+        .map(|(publisher, mut to)| {
+            std::thread::spawn(move || {
+                for n in 0u64.. {
+                    let body = format!("{publisher} {n}");
+                    let priority = Priority::from_byte((n % 5) as u8).unwrap();
+                    if let Err(refused) = to.publish(Publication::new("until/closed", body.as_bytes(), priority)) {
+                        assert_eq!((refused.refusal, refused.publication.body), (Refusal::Closed, body.as_bytes()));
+                        return n;
+                    }
+                }
+                unreachable!("closed before it has published 2^64 events")
+            })
+        })
+        .collect();
+    wait_for(&engine, "a flow", |now| Tier::ALL.iter().all(|tier| now.ledger.tier(*tier).stored > 500));
+    let account = stop(engine);
+    let published: u64 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    let terms = in_process(&account);
+    assert_eq!((terms.received, terms.stored), (published, published));
+}
+
+#[test]
+fn an_engine_without_sockets_needs_publishers() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = Engine::builder().config(config(folder.path())).start().err().expect("no event could come in");
+    assert!(refused.is_configuration() && refused.to_string().contains("or start the engine with publishers"), "{refused}");
+}
+
+#[test]
+fn more_publishers_than_lanes_are_refused_with_the_number_that_is_possible() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { realtime_capacity: 4, max_queue_depth: 4, ..config(folder.path()) };
+    let refused = Engine::builder().config(config).publishers(4).start().err().expect("one lane is the reactor's");
+    assert!(matches!(refused, EngineError::TooManyPublishers { publishers: 4, most: 3 }), "{refused}");
+}
