@@ -212,9 +212,9 @@ impl Intake {
         }
     }
 
-    /// Accounts for a whole frame that did not even become an event: received, and lost. `payload` is its topic and body.
+    /// Accounts for a whole frame that did not even become an event: received, and lost.
     #[cold]
-    pub(super) fn lose_unstored(&mut self, header: EventHeader, payload: &[u8], reason: DropReason) {
+    pub(super) fn lose_unstored(&mut self, header: EventHeader, topic: &[u8], body: &[u8], reason: DropReason) {
         let cell = self.ledger.cell(header.source, header.tier);
         cell.received.add(1);
         cell.lost[reason as usize].add(1);
@@ -222,11 +222,11 @@ impl Intake {
             return;
         }
         self.next_id += 1;
-        match self.pool.store(header, payload) {
+        match self.pool.store_split(header, topic, body) {
             Some(event) => self.dead_letters.send_sample(event, reason),
             None => {
-                let topic = payload.get(..usize::from(header.topic_len)).and_then(|topic| std::str::from_utf8(topic).ok());
-                self.dead_letters.send_sample_of_topic(header, topic.unwrap_or_default(), reason);
+                let topic = std::str::from_utf8(topic).expect("a frame's topic is UTF-8 (I3 in `wire`)");
+                self.dead_letters.send_sample_of_topic(header, topic, reason);
             }
         }
     }
@@ -271,7 +271,10 @@ impl Intake {
     pub(super) fn store_without_waiting(&mut self, frame: &Frame<'_>, tier: Tier, origin: &Origin) {
         match self.store(frame, tier, origin) {
             Some(event) => self.admit_without_waiting(event, origin.source, tier),
-            None => self.lose_unstored(self.header(frame, tier, origin), frame.payload, DropReason::PoolExhausted),
+            None => {
+                let header = self.header(frame, tier, origin);
+                self.lose_unstored(header, frame.topic.as_bytes(), frame.body, DropReason::PoolExhausted);
+            }
         }
     }
 

@@ -353,7 +353,10 @@ impl Udp {
                 let payload = &PoolOwner::bytes(&shared, &slot)[crate::pool::EVENT_HEADER_BYTES..][..len];
                 match intake.pool.store(header, payload) {
                     Some(event) => intake.admit_without_waiting(event, Source::Udp, tier),
-                    None => intake.lose_unstored(header, payload, DropReason::PoolExhausted),
+                    None => {
+                        let (topic, body) = payload.split_at(header.topic_len as usize);
+                        intake.lose_unstored(header, topic, body, DropReason::PoolExhausted);
+                    }
                 }
                 self.hand_back(slot, intake, ctx);
             }
@@ -373,7 +376,8 @@ impl Udp {
     fn copy_frame(frame: &Frame<'_>, intake: &mut Intake, origin: &Origin) {
         let tier = intake.tier_of(frame);
         if intake.store_unavailable {
-            return intake.lose_unstored(intake.header(frame, tier, origin), frame.payload, DropReason::StoreUnavailable);
+            let header = intake.header(frame, tier, origin);
+            return intake.lose_unstored(header, frame.topic.as_bytes(), frame.body, DropReason::StoreUnavailable);
         }
         intake.store_without_waiting(frame, tier, origin);
     }

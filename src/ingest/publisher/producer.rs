@@ -77,12 +77,8 @@ impl Producer {
             Err(refusal) => return Attempt::Refused(Refusal::Frame(refusal)),
         };
         let tier = self.intake.dispatch.tier(publication.priority, topic.as_bytes());
-        if patience == Patience::Waits {
-            if self.intake.tiers[tier.index()].must_wait() {
-                return Attempt::MustWait;
-            }
-        } else if self.gate.is_store_unavailable() {
-            return self.lose_unstored(tier, DropReason::StoreUnavailable);
+        if patience == Patience::Waits && self.intake.tiers[tier.index()].must_wait() {
+            return Attempt::MustWait;
         }
         let header = EventHeader {
             id: publication.id.unwrap_or(self.intake.next_id),
@@ -98,11 +94,14 @@ impl Producer {
             reserved: [0; 10],
             key: publication.key,
         };
+        if patience == Patience::None && self.gate.is_store_unavailable() {
+            return self.lose_unstored(header, publication, DropReason::StoreUnavailable);
+        }
         let stored = self.intake.pool.store_split(header, topic.as_bytes(), publication.body);
         let Some(event) = stored else {
             return match patience {
                 Patience::Waits => Attempt::MustWait,
-                Patience::None => self.lose_unstored(tier, DropReason::PoolExhausted),
+                Patience::None => self.lose_unstored(header, publication, DropReason::PoolExhausted),
             };
         };
         self.intake.next_id += 1;
@@ -125,8 +124,9 @@ impl Producer {
     }
 
     #[cold]
-    fn lose_unstored(&mut self, tier: Tier, reason: DropReason) -> Attempt {
-        self.intake.lose_unstored(Source::InProcess, tier, reason);
+    fn lose_unstored(&mut self, header: EventHeader, publication: &Publication<'_>, reason: DropReason) -> Attempt {
+        self.intake.dead_letters.refill_samples(header.received_at);
+        self.intake.lose_unstored(header, publication.topic.as_bytes(), publication.body, reason);
         Attempt::Refused(Refusal::Lost(reason))
     }
 

@@ -119,8 +119,8 @@ impl Collector {
         (topic, body, note): (&str, &[u8], &str),
         time: WallNanos,
     ) {
-        let EventHeader { id, tier, priority, source, received_wall: received, .. } = *header;
-        let letter = Letter { time, reason, sample, tier, priority, source, id, received, topic, body, note };
+        let EventHeader { id, key, tier, priority, source, received_wall: received, .. } = *header;
+        let letter = Letter { time, reason, sample, tier, priority, source, id, key, received, topic, body, note };
         write_line(&letter, &mut self.body, &mut self.line);
     }
 }

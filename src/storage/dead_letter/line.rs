@@ -6,7 +6,8 @@
 //! ```
 //!
 //! (in one line). `time` is when it died, `received` when it came in, both RFC 3339 in UTC; `reason`, `tier`, `priority` and `source` are the
-//! words of metrics and `log dump`; `body` is base64 (RFC 4648, padded); `note` is the last error of a handler, or empty.
+//! words of metrics and `log dump`; `body` is base64 (RFC 4648, padded); `note` is the last error of a handler, or empty. An event with an
+//! idempotency key has a field `key` behind its `id`: 32 hexadecimal digits.
 //!
 //! - **X1** A line is one JSON object in UTF-8, ends with a newline, and has no other one in it.
 //! - **X2** All fields are there, in this order as written. A reader takes any order and passes over fields that it does not know.
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::FRAME_BYTES_MAX;
 use crate::metrics::ledger::DropReason;
-use crate::pool::Source;
+use crate::pool::{EventKey, Source};
 use crate::storage::rfc3339::{Rfc3339, parse_rfc3339};
 use crate::sys::clock::WallNanos;
 use crate::wire::{Priority, TOPIC_BYTES_MAX, Tier, check_topic};
@@ -78,6 +79,8 @@ pub struct Letter<T, B> {
     pub source: Source,
     /// The event's id.
     pub id: u64,
+    /// Its idempotency key, if its producer gave it one.
+    pub key: Option<EventKey>,
     /// When its bytes were received.
     pub received: WallNanos,
     /// The topic, possibly cut for [`SampleKind::Topic`].
@@ -97,9 +100,9 @@ pub type LetterView<'a> = Letter<&'a str, &'a [u8]>;
 impl DeadLetter {
     /// The same, borrowed.
     pub fn view(&self) -> LetterView<'_> {
-        let Letter { time, reason, sample, tier, priority, source, id, received, .. } = *self;
+        let Letter { time, reason, sample, tier, priority, source, id, key, received, .. } = *self;
         let (topic, body, note) = (self.topic.as_str(), self.body.as_slice(), self.note.as_str());
-        Letter { time, reason, sample, tier, priority, source, id, received, topic, body, note }
+        Letter { time, reason, sample, tier, priority, source, id, key, received, topic, body, note }
     }
 }
 
@@ -145,6 +148,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     source: Cow<'a, str>,
     id: u64,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, str>>,
     #[serde(borrow)]
     received: Cow<'a, str>,
     #[serde(borrow)]
@@ -167,6 +172,7 @@ pub fn write_line(letter: &LetterView<'_>, body_text: &mut String, out: &mut Vec
         priority: letter.priority.name().into(),
         source: letter.source.name().into(),
         id: letter.id,
+        key: letter.key.map(|key| format!("{:032x}", key.get()).into()),
         received: Rfc3339(letter.received).to_string().into(),
         topic: letter.topic.into(),
         body: body_text.as_str().into(),
@@ -192,6 +198,13 @@ pub fn parse_line(line: &[u8]) -> Result<DeadLetter, LineFault> {
         Some("topic") => Some(SampleKind::Topic),
         Some(_) => return Err(wrong("sample")),
     };
+    let key = match fields.key.as_deref() {
+        None => None,
+        Some(digits) if digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+            u128::from_str_radix(digits, 16).ok().and_then(EventKey::new)
+        }
+        Some(_) => return Err(wrong("key")),
+    };
     let named = |field, found: Option<usize>| found.ok_or(wrong(field));
     let reason = named("reason", DropReason::ALL.iter().position(|reason| reason.name() == fields.reason))?;
     let tier = named("tier", Tier::ALL.iter().position(|tier| tier.name() == fields.tier))?;
@@ -206,6 +219,7 @@ pub fn parse_line(line: &[u8]) -> Result<DeadLetter, LineFault> {
         priority: Priority::ALL[priority],
         source: Source::ALL[source],
         id: fields.id,
+        key,
         received: parse_rfc3339(&fields.received).ok_or(wrong("received"))?,
         topic,
         body: BASE64.decode(fields.body.as_bytes()).map_err(|_| wrong("body"))?,
@@ -231,10 +245,10 @@ pub(crate) mod tests {
     pub(crate) fn any_letter() -> impl Strategy<Value = DeadLetter> {
         let words = (0..DropReason::COUNT, 0..Tier::COUNT, 0..Priority::ALL.len(), 0..Source::COUNT, 0..3usize);
         // Beyond this year times are as good; below 1970 there are none.
-        let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
+        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u128>());
         let texts = ("[^+#\\p{Cc}]{1,40}", "\\PC{0,40}|[\\x00-\\x1f\"\\\\]{0,40}", prop::collection::vec(any::<u8>(), 0..200));
         (words, numbers, texts).prop_map(
-            |((reason, tier, priority, source, sample), (time, received, id), (topic, note, body))| Letter {
+            |((reason, tier, priority, source, sample), (time, received, id, key), (topic, note, body))| Letter {
                 time: WallNanos(time),
                 reason: DropReason::ALL[reason],
                 sample: [None, Some(SampleKind::Whole), Some(SampleKind::Topic)][sample],
@@ -242,6 +256,7 @@ pub(crate) mod tests {
                 priority: Priority::ALL[priority],
                 source: Source::ALL[source],
                 id,
+                key: EventKey::new(key >> (key as u32 % 128)),
                 received: WallNanos(received),
                 topic,
                 body,
@@ -293,7 +308,7 @@ pub(crate) mod tests {
 
     #[test]
     fn each_field_with_a_value_that_it_cant_have_is_named() {
-        let good = r#"{"sample":"whole","time":"2026-01-31T12:00:01Z","reason":"queue_full","tier":"batch","priority":"LOW","source":"udp","id":7,"received":"2026-01-31T12:00:00Z","topic":"a","body":"aGk=","note":""}"#;
+        let good = r#"{"sample":"whole","time":"2026-01-31T12:00:01Z","reason":"queue_full","tier":"batch","priority":"LOW","source":"udp","id":7,"key":"0123456789abcdef0123456789abcdef","received":"2026-01-31T12:00:00Z","topic":"a","body":"aGk=","note":""}"#;
         assert!(parse_line(good.as_bytes()).is_ok());
         for (field, value, wrong) in [
             ("sample", "whole", "half"),
@@ -302,6 +317,7 @@ pub(crate) mod tests {
             ("tier", "batch", "best"),
             ("priority", "LOW", "low-ish"),
             ("source", "udp", "post"),
+            ("key", "0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcde+"),
             ("received", "2026-01-31T12:00:00Z", "2026-13-31T12:00:00Z"),
             ("topic", "\"a\"", "\"a/+\""),
             ("body", "aGk=", "aGk"),
@@ -309,7 +325,7 @@ pub(crate) mod tests {
             let line = good.replacen(value, wrong, 1);
             assert_eq!(parse_line(line.as_bytes()), Err(LineFault::Value { field }), "{line}");
         }
-        assert_eq!(parse_line(good.replace("7", "-7").as_bytes()), Err(LineFault::Form));
+        assert_eq!(parse_line(good.replace(":7", ":-7").as_bytes()), Err(LineFault::Form));
         assert_eq!(parse_line(&vec![b' '; LINE_BYTES_MAX + 1]), Err(LineFault::TooLong));
     }
 }

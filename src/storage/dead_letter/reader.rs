@@ -5,10 +5,12 @@
 //! - **Y2** The raw lines of a file, one after the other, are the file, byte by byte: who rewrites one loses nothing by it.
 //! - **Y3** Memory: one line of at most [`LINE_BYTES_MAX`] and the letter in it. A longer one is passed over.
 //!
+//! It can be read again from the start, and gives the same letters then.
+//!
 //! What it does not do: judge whether a letter is wanted, or follow a file that grows.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -84,12 +86,21 @@ pub struct ReadTally {
     pub foreign: u64,
 }
 
+/// A file, as long as it was when it was opened (Y1).
+#[derive(Debug)]
+struct SourceFile {
+    file: File,
+    bytes: u64,
+}
+
 /// All dead letters that a path stands for: the file and those renamed away.
 #[derive(Debug)]
 pub struct LetterReader {
     /// The newest first: read from the end.
-    files: Vec<(PathBuf, File)>,
-    lines: Option<LetterLines<BufReader<File>>>,
+    files: Vec<SourceFile>,
+    /// Those not yet begun.
+    left: usize,
+    lines: Option<LetterLines<BufReader<Take<File>>>>,
     tally: ReadTally,
 }
 
@@ -99,7 +110,7 @@ impl LetterReader {
     /// # Errors
     /// What the folder or a file says, and which it is.
     pub fn open(path: &Path) -> Result<Self, (PathBuf, io::Error)> {
-        let mut files: Vec<(PathBuf, File)> = Vec::new();
+        let mut files = Vec::new();
         let mut seen = Vec::new();
         let named = |path: &Path| {
             let path = path.to_owned();
@@ -117,10 +128,15 @@ impl LetterReader {
             }
             if !seen.contains(&(facts.dev(), facts.ino())) {
                 seen.push((facts.dev(), facts.ino()));
-                files.push((path, file));
+                files.push(SourceFile { file, bytes: facts.len() });
             }
         }
-        Ok(Self { files, lines: None, tally: ReadTally::default() })
+        Ok(Self { left: files.len(), files, lines: None, tally: ReadTally::default() })
+    }
+
+    /// Back to the first letter.
+    pub fn rewind(&mut self) {
+        (self.left, self.lines, self.tally) = (self.files.len(), None, ReadTally::default());
     }
 
     /// The next letter. `None`: there are no more.
@@ -130,9 +146,15 @@ impl LetterReader {
     pub fn next_letter(&mut self) -> io::Result<Option<DeadLetter>> {
         loop {
             let Some(lines) = &mut self.lines else {
-                let Some((_, file)) = self.files.pop() else { return Ok(None) };
+                if self.left == 0 {
+                    return Ok(None);
+                }
+                self.left -= 1;
                 self.tally.files += 1;
-                self.lines = Some(LetterLines::new(BufReader::with_capacity(256 << 10, file)));
+                let SourceFile { file, bytes } = &self.files[self.left];
+                let mut file = file.try_clone()?;
+                file.seek(SeekFrom::Start(0))?;
+                self.lines = Some(LetterLines::new(BufReader::with_capacity(256 << 10, file.take(*bytes))));
                 continue;
             };
             let Some((entry, raw)) = lines.next_line()? else {
@@ -237,6 +259,20 @@ mod tests {
         assert_eq!(ids, [1, 2, 3, 4]);
         assert_eq!((tally.files, tally.letters, tally.torn, tally.foreign), (3, 4, 1, 1));
         assert_eq!(tally.bytes as usize, 4 * letter(1).len() + 6 + 30);
+    }
+
+    #[test]
+    fn what_is_appended_after_the_opening_is_not_read_and_reading_again_gives_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dlq_log.txt");
+        std::fs::write(&path, letter(1)).unwrap();
+        let mut reader = LetterReader::open(&path).unwrap();
+        std::fs::write(&path, [letter(1), letter(2)].concat()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(reader.next_letter().unwrap().map(|letter| letter.id), Some(1));
+            assert_eq!(reader.next_letter().unwrap(), None);
+            reader.rewind();
+        }
     }
 
     #[test]
