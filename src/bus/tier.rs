@@ -5,7 +5,7 @@
 //! - **T2** Events of one producer are taken in the order they were sent. Nothing is said of the order between producers.
 //! - **T3** Round robin by batches: after a lane was served, all others that have something are served before it is again.
 //! - **T4** The service lane is beside all this: it adds to the depth, and to nothing else, so the other lanes, the marks and the pressure
-//!   are the same with it and without.
+//!   are the same with it and without. When it is full its producer waits, whatever the tier's policy: what it carries was lost once already.
 //! - **T5** A producer that sleeps until the tier has room is woken: the consumer wakes sleepers after each batch that leaves the depth
 //!   below the mark from which waiting producers go on (W1 in [`crate::sys::wake`]; here the *work* is the room). The last batch of a tier
 //!   always does.
@@ -41,8 +41,9 @@ pub fn tier(options: TierOptions) -> (Vec<TierSender>, TierReceiver, TierGauge) 
     lanes.extend((options.service_lane_events > 0).then_some(options.service_lane_events));
     let (producers, consumers): (Vec<_>, Vec<_>) = lanes.into_iter().map(lane).unzip();
     let gauge = TierGauge::new(consumers.iter().map(LaneConsumer::gauge).collect(), &options);
-    let sender = |producer| TierSender::new(producer, options.overflow, gauge.clone());
-    let senders = producers.into_iter().map(sender).collect();
+    let overflow = |lane| if lane < options.producers { options.overflow } else { Overflow::BlockProducer };
+    let sender = |(lane, producer)| TierSender::new(producer, overflow(lane), gauge.clone());
+    let senders = producers.into_iter().enumerate().map(sender).collect();
     (senders, TierReceiver::new(consumers), gauge)
 }
 
@@ -147,6 +148,16 @@ mod tests {
             }
         }
         assert_eq!(split_capacity(65_536, 3), [32_768, 16_384, 16_384]);
+    }
+
+    #[test]
+    fn the_service_lane_waits_where_others_drop() {
+        for overflow in [Overflow::DropOld, Overflow::DropNew] {
+            let options =
+                TierOptions { capacity_events: 4, producers: 1, overflow, high_water_events: 4, service_lane_events: 2 };
+            let (senders, _receiver, _gauge) = tier(options);
+            assert_eq!(senders.iter().map(TierSender::overflow).collect::<Vec<_>>(), [overflow, Overflow::BlockProducer]);
+        }
     }
 
     #[test]

@@ -84,7 +84,7 @@ struct DumpArgs {
 
 /// A moment as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
+pub(super) enum Moment {
     At(WallNanos),
     SecondsAgo(u64),
 }
@@ -103,7 +103,8 @@ impl FromStr for Moment {
 }
 
 impl Moment {
-    fn resolve(self, now: WallNanos) -> WallNanos {
+    /// The moment, as seen from now.
+    pub(super) fn resolve(self, now: WallNanos) -> WallNanos {
         match self {
             Moment::At(at) => at,
             Moment::SecondsAgo(seconds) => WallNanos(now.0.saturating_sub(seconds.saturating_mul(1_000_000_000))),
@@ -211,7 +212,7 @@ impl LogCommand {
 }
 
 /// The logs of a folder, by node.
-fn logs_of(folder: &Path) -> Result<Vec<(PathBuf, DiskFile)>, LogCommandError> {
+pub(super) fn logs_of(folder: &Path) -> Result<Vec<(PathBuf, DiskFile)>, LogCommandError> {
     let refused = |error| LogCommandError::Folder { path: folder.to_owned(), error };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(refused)? {

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dlq;
 pub mod doctor;
 pub mod log;
 mod parts;
@@ -126,6 +127,8 @@ pub enum Command {
     Topology(topology::TopologyCommand),
     /// Reads a log.
     Log(log::LogCommand),
+    /// Looks at dead letters, sends them again, removes them.
+    Dlq(dlq::DlqCommand),
     /// Sends events.
     Send(send::SendCommand),
 }
@@ -146,6 +149,7 @@ impl Command {
                 Ok(log::LogOutcome::Damaged) => Ok(ExitStatus::DamagedData),
                 Err(error) => Err(parts::three_lines(ExitStatus::Runtime, &error)),
             },
+            Command::Dlq(command) => command.run(out),
             Command::Send(command) => command.run().map(|()| ExitStatus::Ok).map_err(|error| {
                 let code = if error.is_usage() { ExitStatus::Usage } else { ExitStatus::Runtime };
                 parts::three_lines(code, &error)

@@ -21,6 +21,7 @@ mod builder;
 mod error;
 mod node;
 mod options;
+mod replay;
 mod stop;
 mod store_watch;
 
@@ -31,12 +32,13 @@ use std::thread::JoinHandle;
 
 pub use builder::EngineBuilder;
 pub use error::EngineError;
+pub use replay::{ReplayRefusal, Replayer};
 
 use crate::bus::{Dispatch, TopicClasses, TopicFilter};
 use crate::config::{Config, OnOff};
 use crate::control::LevelReading;
 use crate::ingest::{Producer, ProducerSeat, Publisher};
-use crate::metrics::admin::AdminServer;
+use crate::metrics::admin::{AdminServer, LetterIntake};
 use crate::metrics::telemetry::{LogPosition, PipelineState, Reading, Telemetry};
 use crate::pool::{Budget, PoolPlan, SharedPool};
 use crate::process::{AlertHandler, TransactionalHandler, WindowHandler, quiet_handler_panics};
@@ -103,7 +105,8 @@ pub struct Engine {
     telemetry: Arc<Telemetry>,
     /// Those not yet handed out.
     publishers: Vec<Publisher>,
-    /// The engine's own.
+    /// The engine's own, for dead letters that are sent again: until the admin endpoint has it. Its lanes are beside the tiers' capacities
+    /// (T4 in [`crate::bus::tier`]), its part of the pool is small.
     service_publisher: Option<Publisher>,
     /// Open until the reactors are done with them.
     sockets: Vec<Vec<ReactorSockets>>,
@@ -281,7 +284,9 @@ impl Engine {
             _folder: folder,
         };
         if let Some(address) = config.admin_listen {
-            match AdminServer::start(address, engine.telemetry.clone(), helper_thread_setup) {
+            let replayer = engine.service_publisher.take().map(Replayer::new);
+            let letters = replayer.map(|replayer| Box::new(move |line: &[u8]| replayer.offer_line(line)) as LetterIntake);
+            match AdminServer::start(address, engine.telemetry.clone(), letters, helper_thread_setup) {
                 Ok(admin) => engine.admin = Some(admin),
                 Err(refusal) => {
                     engine.drain(DrainCause::RunnerEnded("the admin endpoint could not be started".into()));
@@ -306,13 +311,6 @@ impl Engine {
     /// The publishers that the builder was told of. Each is handed out once: a second call gives none.
     pub fn publishers(&mut self) -> Vec<Publisher> {
         std::mem::take(&mut self.publishers)
-    }
-
-    /// The engine's own publisher, for events that are sent again; handed out once. Its lanes are beside the tiers' capacities (T4 in
-    /// [`crate::bus::tier`]), its part of the pool is small.
-    #[allow(dead_code)]
-    pub(crate) fn service_publisher(&mut self) -> Option<Publisher> {
-        self.service_publisher.take()
     }
 
     /// Everything that the engine tells of itself.

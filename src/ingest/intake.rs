@@ -118,7 +118,7 @@ impl Intake {
                 Admission::Wait => break Stop::Wait(Line::lane(tier)),
                 Admission::Drop(reason) => {
                     consumed += frame.frame_bytes;
-                    self.turn_away(&frame, origin.source, tier, reason);
+                    self.turn_away(&frame, tier, origin, reason);
                     continue;
                 }
             }
@@ -217,24 +217,38 @@ impl Intake {
         self.ledger.cell(header.source, header.tier).lost[reason as usize].add(1);
         if reason.is_dead_lettered() {
             self.dead_letters.send(event, reason, Note::EMPTY);
+        } else if self.dead_letters.takes_sample(reason) {
+            self.dead_letters.send_sample(event, reason);
         } else {
             self.releaser.release(event);
         }
     }
 
-    /// Accounts for a whole frame that could not even become an event: received, and lost.
+    /// Accounts for a whole frame that did not even become an event: received, and lost.
     #[cold]
-    pub(super) fn lose_unstored(&mut self, source: Source, tier: Tier, reason: DropReason) {
-        let cell = self.ledger.cell(source, tier);
+    pub(super) fn lose_unstored(&mut self, header: EventHeader, topic: &[u8], body: &[u8], reason: DropReason) {
+        let cell = self.ledger.cell(header.source, header.tier);
         cell.received.add(1);
         cell.lost[reason as usize].add(1);
+        if !self.dead_letters.takes_sample(reason) {
+            return;
+        }
+        self.next_id += 1;
+        match self.pool.store_split(header, topic, body) {
+            Some(event) => self.dead_letters.send_sample(event, reason),
+            None => {
+                let topic = std::str::from_utf8(topic).expect("a frame's topic is UTF-8 (I3 in `wire`)");
+                self.dead_letters.send_sample_of_topic(header, topic, reason);
+            }
+        }
     }
 
     /// Accounts for a whole frame that the gate does not let in: received, and lost.
     #[cold]
-    pub(super) fn turn_away(&mut self, frame: &Frame<'_>, source: Source, tier: Tier, reason: DropReason) {
+    pub(super) fn turn_away(&mut self, frame: &Frame<'_>, tier: Tier, origin: &Origin, reason: DropReason) {
         self.events_done += 1;
-        self.lose_unstored(source, tier, reason);
+        let header = self.header(frame, tier, origin);
+        self.lose_unstored(header, frame.topic.as_bytes(), frame.body, reason);
         self.shed.count(reason, frame.topic.as_bytes());
     }
 
@@ -283,11 +297,14 @@ impl Intake {
     pub(super) fn store_without_waiting(&mut self, frame: &Frame<'_>, origin: &Origin) {
         let tier = self.tier_of(frame);
         if let Admission::Drop(reason) = self.gate.admits(tier, frame.priority, Patience::CannotWait) {
-            return self.turn_away(frame, origin.source, tier, reason);
+            return self.turn_away(frame, tier, origin, reason);
         }
         match self.store(frame, tier, origin) {
             Some(event) => self.admit_without_waiting(event, origin.source, tier),
-            None => self.lose_unstored(origin.source, tier, DropReason::PoolExhausted),
+            None => {
+                let header = self.header(frame, tier, origin);
+                self.lose_unstored(header, frame.topic.as_bytes(), frame.body, DropReason::PoolExhausted);
+            }
         }
     }
 

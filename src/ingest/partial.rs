@@ -149,7 +149,7 @@ impl Partial {
                     }
                     Admission::Wait => Err(Stop::Wait(Line::lane(tier))),
                     Admission::Drop(reason) => {
-                        intake.turn_away(&frame, origin.source, tier, reason);
+                        intake.turn_away(&frame, tier, origin, reason);
                         intake.pool.give_back(slot);
                         *self = Self::NONE;
                         return None;

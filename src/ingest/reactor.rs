@@ -307,6 +307,7 @@ impl<R: Ring> Agent<R> for Reactor {
         }
         self.intake.pool.collect();
         self.intake.gate = self.gate.read();
+        self.intake.dead_letters.refill_samples(ctx.now);
         self.acceptor.poll(ctx);
         self.tcp.resume_waiting(self.resume_budget_bytes, &mut self.intake, ctx);
         self.tcp.offer_chunks(&mut self.intake, ctx);

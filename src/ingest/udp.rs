@@ -356,7 +356,10 @@ impl Udp {
                 let payload = &PoolOwner::bytes(&shared, &slot)[crate::pool::EVENT_HEADER_BYTES..][..len];
                 match intake.pool.store(header, payload) {
                     Some(event) => intake.admit_without_waiting(event, Source::Udp, tier),
-                    None => intake.lose_unstored(Source::Udp, tier, DropReason::PoolExhausted),
+                    None => {
+                        let (topic, body) = payload.split_at(header.topic_len as usize);
+                        intake.lose_unstored(header, topic, body, DropReason::PoolExhausted);
+                    }
                 }
                 self.hand_back(slot, intake, ctx);
             }

@@ -6,6 +6,8 @@
 
 #[cfg(not(loom))]
 pub mod admin;
+#[cfg(not(loom))]
+mod admin_replay;
 pub mod export;
 pub mod latency;
 pub mod ledger;

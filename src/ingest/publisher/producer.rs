@@ -79,16 +79,6 @@ impl Producer {
             Err(refusal) => return Attempt::Refused(Refusal::Frame(refusal)),
         };
         let tier = self.intake.dispatch.tier(publication.priority, topic.as_bytes());
-        let can_wait = patience == Patience::CanWait;
-        match self.gate.admits(tier, publication.priority, patience) {
-            Admission::Admit if can_wait && self.intake.tiers[tier.index()].must_wait() => return Attempt::MustWait(Wait::Room),
-            Admission::Admit => {}
-            Admission::Wait => return Attempt::MustWait(Wait::Gate),
-            Admission::Drop(reason) => {
-                self.intake.shed.count(reason, topic.as_bytes());
-                return self.lose_unstored(tier, reason);
-            }
-        }
         let header = EventHeader {
             id: publication.id.unwrap_or(self.intake.next_id),
             received_at: now,
@@ -103,9 +93,22 @@ impl Producer {
             reserved: [0; 10],
             key: publication.key,
         };
+        let can_wait = patience == Patience::CanWait;
+        match self.gate.admits(tier, publication.priority, patience) {
+            Admission::Admit if can_wait && self.intake.tiers[tier.index()].must_wait() => return Attempt::MustWait(Wait::Room),
+            Admission::Admit => {}
+            Admission::Wait => return Attempt::MustWait(Wait::Gate),
+            Admission::Drop(reason) => {
+                self.intake.shed.count(reason, topic.as_bytes());
+                return self.lose_unstored(header, publication, reason);
+            }
+        }
         let stored = self.intake.pool.store_split(header, topic.as_bytes(), publication.body);
         let Some(event) = stored else {
-            return if can_wait { Attempt::MustWait(Wait::Room) } else { self.lose_unstored(tier, DropReason::PoolExhausted) };
+            return match patience {
+                Patience::CanWait => Attempt::MustWait(Wait::Room),
+                Patience::CannotWait => self.lose_unstored(header, publication, DropReason::PoolExhausted),
+            };
         };
         self.intake.next_id += 1;
         // Before the event can be seen by anyone (L3 in the ledger).
@@ -127,8 +130,9 @@ impl Producer {
     }
 
     #[cold]
-    fn lose_unstored(&mut self, tier: Tier, reason: DropReason) -> Attempt {
-        self.intake.lose_unstored(Source::InProcess, tier, reason);
+    fn lose_unstored(&mut self, header: EventHeader, publication: &Publication<'_>, reason: DropReason) -> Attempt {
+        self.intake.dead_letters.refill_samples(header.received_at);
+        self.intake.lose_unstored(header, publication.topic.as_bytes(), publication.body, reason);
         Attempt::Refused(Refusal::Lost(reason))
     }
 

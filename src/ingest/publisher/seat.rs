@@ -131,6 +131,18 @@ impl Publisher {
     pub fn try_publish<'a>(&mut self, publication: Publication<'a>) -> Result<u64, Refused<'a>> {
         answer(self.seat.attempt(&publication, Patience::CannotWait), publication)
     }
+
+    /// Publishes as [`Publisher::publish`] does where there is room at once. `None`: there is none, nothing was done, and the publication can
+    /// be offered again.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn offer<'a>(&mut self, publication: Publication<'a>) -> Option<Result<u64, Refused<'a>>> {
+        match self.seat.attempt(&publication, Patience::CanWait) {
+            Attempt::MustWait(_) => None,
+            attempt => Some(answer(attempt, publication)),
+        }
+    }
 }
 
 fn answer(attempt: Attempt, publication: Publication<'_>) -> Result<u64, Refused<'_>> {
