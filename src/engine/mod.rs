@@ -308,7 +308,7 @@ impl Engine {
     }
 
     /// The engine's own publisher, for events that are sent again; handed out once. Its lanes are beside the tiers' capacities (T4 in
-    /// [`crate::bus::tier`]), its part of the pool is small.
+    /// [`mod@crate::bus::tier`]), its part of the pool is small.
     #[allow(dead_code)]
     pub(crate) fn service_publisher(&mut self) -> Option<Publisher> {
         self.service_publisher.take()
