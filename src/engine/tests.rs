@@ -21,8 +21,7 @@ fn what_the_service_sends_again_keeps_its_id_and_takes_nothing_from_the_tiers() 
     let (mut engine, _) = Engine::builder().config(config(folder.path())).publishers(1).start().unwrap();
     let capacity = engine.telemetry().read(HostClock.now()).by_label("queue_capacity", "tier");
     assert_eq!(capacity.values().collect::<Vec<_>>(), [&65_536, &16_384, &65_536], "{capacity:?}");
-    let mut service = engine.service_publisher().expect("every engine has one");
-    assert!(engine.service_publisher().is_none(), "it is handed out once");
+    let mut service = engine.service_publisher.take().expect("every engine has one");
     // More than its lanes and its slots hold, so it waits in between.
     let ids: Vec<u64> = (0..2_000).map(|n| 7 << 40 | n).collect();
     for id in &ids {

@@ -77,13 +77,6 @@ impl Producer {
             Err(refusal) => return Attempt::Refused(Refusal::Frame(refusal)),
         };
         let tier = self.intake.dispatch.tier(publication.priority, topic.as_bytes());
-        let can_wait = patience == Patience::CanWait;
-        match self.gate.admits(tier, publication.priority, patience) {
-            Admission::Admit if can_wait && self.intake.tiers[tier.index()].must_wait() => return Attempt::MustWait(Wait::Room),
-            Admission::Admit => {}
-            Admission::Wait => return Attempt::MustWait(Wait::Gate),
-            Admission::Drop(reason) => return self.lose_unstored(tier, reason),
-        }
         let header = EventHeader {
             id: publication.id.unwrap_or(self.intake.next_id),
             received_at: now,
@@ -98,6 +91,13 @@ impl Producer {
             reserved: [0; 10],
             key: publication.key,
         };
+        let can_wait = patience == Patience::CanWait;
+        match self.gate.admits(tier, publication.priority, patience) {
+            Admission::Admit if can_wait && self.intake.tiers[tier.index()].must_wait() => return Attempt::MustWait(Wait::Room),
+            Admission::Admit => {}
+            Admission::Wait => return Attempt::MustWait(Wait::Gate),
+            Admission::Drop(reason) => return self.lose_unstored(tier, reason),
+        }
         let stored = self.intake.pool.store_split(header, topic.as_bytes(), publication.body);
         let Some(event) = stored else {
             return if can_wait { Attempt::MustWait(Wait::Room) } else { self.lose_unstored(tier, DropReason::PoolExhausted) };
