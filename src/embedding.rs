@@ -36,7 +36,7 @@
 //! number of publishers. [`EngineBuilder::start`] returns when events are taken in, or says in three lines why not, and nothing runs then.
 //! While it runs, call [`Engine::watch`] some four times a second if anybody should hear of a handler that was disabled or a disk that is
 //! full: it hands over log lines, and the cause once the engine can't go on. [`Engine::stop`] takes nothing new, finishes what was
-//! taken, closes the log and returns the account. An engine that is dropped instead keeps its threads until the process ends.
+//! taken, closes the log and returns the account. An engine that is dropped instead is stopped too, and nobody sees its account.
 //!
 //! # Threads
 //!

@@ -9,14 +9,14 @@
 //! Invariants:
 //! - **F1** Depth is over all lanes of the tier, this producer's unpublished events included. What other producers have not published
 //!   nobody sees: so with *n* of them the mark may be passed by what *n* - 1 push in one poll, and by nothing with one. (The service
-//!   lane, T4 in [`super::tier`], is no *producer* here: it adds what it holds.)
+//!   lane, T4 in [`mod@super::tier`], is no *producer* here: it adds what it holds.)
 //! - **F2** Hysteresis: once a sender has said *wait*, it goes on saying so until the depth is below half of the mark. So connections
 //!   that wait are served before newcomers fill the tier again.
 //! - **F3** An empty tier lets everybody go on: a sender never waits for an event that is not there.
 //! - **F4** Every event comes back to the caller or is in the lane; nothing is released or lost here.
 //!
 //! What it does not do: wake a producer that waits. A reactor looks again after a short deadline of its own; a producer with a thread
-//! of its own sleeps, and the tier's consumer wakes it (T5 in [`super::tier`]).
+//! of its own sleeps, and the tier's consumer wakes it (T5 in [`mod@super::tier`]).
 
 #![forbid(unsafe_code)]
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use eventstream::config::Config;
+use eventstream::config::{Auto, Config};
 use eventstream::engine::{Engine, EngineError};
 use eventstream::ingest::{Publication, Refusal};
 use eventstream::wire::{Priority, Tier};
@@ -76,4 +76,25 @@ fn more_publishers_than_lanes_are_refused_with_the_number_that_is_possible() {
     let config = Config { realtime_capacity: 4, max_queue_depth: 4, ..config(folder.path()) };
     let refused = Engine::builder().config(config).publishers(4).start().err().expect("one lane is the reactor's");
     assert!(matches!(refused, EngineError::TooManyPublishers { publishers: 4, most: 3 }), "{refused}");
+}
+
+#[test]
+fn publishers_are_spread_over_the_nodes_each_of_which_has_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { nodes: Auto::Given(2), ..config(folder.path()) };
+    let data = config.data_dir.clone();
+    let (engine, mut publishers) = start(Engine::builder().config(config).publishers(3));
+    let mut ids = BTreeSet::new();
+    for (number, publisher) in publishers.iter_mut().enumerate() {
+        for n in 0..100u32 {
+            let body = format!("{number} {n}");
+            ids.insert(publisher.publish(Publication::new("spread", body.as_bytes(), Priority::Medium)).unwrap());
+        }
+    }
+    assert_eq!(ids.len(), 300);
+    let account = stop(engine);
+    assert_eq!(account.ledger.total().stored, 300);
+    let written: Vec<u64> = account.logs.iter().map(|log| log.written_sequence).collect();
+    assert_eq!(written, [200, 100], "two publishers on the first node, one on the second");
+    assert!(data.join("events.node1.bin").exists());
 }

@@ -15,7 +15,7 @@
 //! - **U1** A publication is refused and not counted, or it is received and has exactly one outcome. [`Refused`] tells which, and gives the
 //!   publication back either way.
 //! - **U2** A publisher sleeps only after an attempt, made after it announced its sleep, found no way: then the tier's consumer (T5 in
-//!   [`crate::bus::tier`]), whoever sends one of its slots home ([`PoolOwner::announce_starved`](crate::pool::PoolOwner::announce_starved)),
+//!   [`mod@crate::bus::tier`]), whoever sends one of its slots home ([`PoolOwner::announce_starved`](crate::pool::PoolOwner::announce_starved)),
 //!   or the engine's stop wakes it. The gate wakes nobody: for a lower level it looks again every 10 ms. It never sleeps with the seat
 //!   locked.
 //! - **U3** Once [`ProducerSeat::close`] has returned, this producer puts nothing into a lane, and everything it did put there is visible.
