@@ -29,13 +29,14 @@ use std::path::PathBuf;
 pub use layers::{ArgumentRefusal, Flags, Layers, Loaded, VARIABLES_APART};
 pub use refusal::{ConfigRefusal, Conflict, FilterCause, Origin};
 pub use values::{
-    Auto, ByteSize, Cause, CoreSpec, Dedup, Durability, HugePages, IdleStrategy, OnOff, OptionValue, Overflow, Rule, read_ruled,
+    Auto, ByteSize, Cause, CoreSpec, Decimal, Dedup, Durability, HugePages, IdleStrategy, OnOff, OptionValue, Overflow, Rule,
+    read_ruled,
 };
 
 use crate::bus::{TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
 use crate::wire::{Priority, Tier};
-use values::Rule::{Any, Between, PowerOfTwo};
+use values::Rule::{Any, Between, BetweenThousandths, PowerOfTwo};
 
 /// One option, for every layer and for `--help`.
 #[derive(Debug)]
@@ -207,6 +208,14 @@ options! {
     batch_capacity: u32 = "65536", PowerOfTwo(2, 1 << 22);
     /// The depth of a tier that counts as 100 %: flow control acts from 40 % of it, levels from 50 %.
     max_queue_depth: u32 = "5000", Between(1, 1 << 22);
+    /// The share of events lost over 10 s for want of room that counts as 100 %, percent: levels act from half of it.
+    max_drop_rate: Decimal = "2.0", BetweenThousandths(1, 100_000);
+    /// The p99 of REALTIME, receive to handled, that counts as 100 %, milliseconds: levels act from half of it.
+    max_latency_ms: u32 = "100", Between(1, 30_000);
+    /// Events in 10 s below which the drop rate is not judged.
+    min_events_for_evaluation: u32 = "1000", Between(1, 1_000_000_000);
+    /// A level is left when every signal is below this share of the level's threshold.
+    recovery_factor: Decimal = "0.8", BetweenThousandths(10, 999);
     /// What a full REALTIME tier does.
     realtime_overflow: Overflow = "drop-old", Any;
     /// What a full TRANSACTIONAL tier does.

@@ -12,7 +12,7 @@ use eventstream::pool::{
     ClassStrides, Event, EventHeader, EventView, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source,
 };
 use eventstream::process::{
-    AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters,
+    AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters,
     ProcessorWiring, Realtime, RealtimeOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog,
     WindowLogOptions, duplicates_by_class,
 };
@@ -154,6 +154,8 @@ impl House {
                 dead_letters: letters.0.sender(0),
                 counters: counters.clone(),
                 duplicates: duplicates_by_class(&Arc::default()),
+                gate: Arc::default(),
+                budget: PollBudget::narrow(),
                 runner: None,
             }
         };

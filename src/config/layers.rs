@@ -232,7 +232,8 @@ pub(super) fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) => Ok(number.to_string()),
         DeValue::Boolean(on) => Ok(if *on { "on" } else { "off" }.to_owned()),
-        DeValue::Float(_) => Err("a number with a fraction"),
+        // As written; an option that wants a whole number refuses it with its own words.
+        DeValue::Float(number) => Ok(number.to_string()),
         DeValue::Datetime(_) => Err("a date"),
         DeValue::Array(_) => Err("a list"),
         DeValue::Table(_) => Err("a table"),

@@ -281,7 +281,7 @@ impl ConfigRefusal {
             ),
             ConfigRefusal::WrongKind { path, line, key, found } => (
                 format!("key `{key}` has {found} ({} line {line})", path.display()),
-                "a value is a text, a whole number, or true or false".to_owned(),
+                "a value is a text, a number, or true or false".to_owned(),
                 format!("{key} = \"…\""),
             ),
             ConfigRefusal::Filter { path, line, filter, cause } => (

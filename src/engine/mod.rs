@@ -32,8 +32,9 @@ pub use error::EngineError;
 
 use crate::bus::{Dispatch, TopicClasses, TopicFilter};
 use crate::config::{Config, OnOff};
+use crate::control::LevelReading;
 use crate::metrics::admin::AdminServer;
-use crate::metrics::telemetry::{LogPosition, PipelineState, Telemetry};
+use crate::metrics::telemetry::{LogPosition, PipelineState, Reading, Telemetry};
 use crate::pool::{Budget, PoolPlan, SharedPool};
 use crate::process::{AlertHandler, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
@@ -69,6 +70,9 @@ pub struct Handlers {
     pub alerts: Vec<PerNode<dyn AlertHandler>>,
     /// On every TRANSACTIONAL event.
     pub transactional: Option<PerNode<dyn TransactionalHandler>>,
+    /// Spare threads for an offloaded `transactional`, each with a handler of its own from the same maker. They get work while a node's
+    /// level is ELEVATED or above; events are not handled in order meanwhile. Default 0.
+    pub spare_transactional_threads: u8,
     /// On every closed window.
     pub windows: Option<PerNode<dyn WindowHandler>>,
     /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder.
@@ -78,7 +82,7 @@ pub struct Handlers {
 impl Default for Handlers {
     /// The stock engine: the alert log, and nothing else.
     fn default() -> Self {
-        Self { alerts: Vec::new(), transactional: None, windows: None, stock_alert_log: true }
+        Self { alerts: Vec::new(), transactional: None, spare_transactional_threads: 0, windows: None, stock_alert_log: true }
     }
 }
 
@@ -275,7 +279,7 @@ impl Engine {
         &self.telemetry
     }
 
-    /// Looks after the engine: whether something has ended it, and what is worth a log line. Call about four times a second;
+    /// Looks after the engine: whether something has ended it, and what is worth a log line (each change of level among it). Call about four times a second;
     /// handlers and duplicates are looked at once a second.
     pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
         let now = HostClock.now();
@@ -287,6 +291,7 @@ impl Engine {
             if looks_at_handlers {
                 node.view.watch.look(say);
             }
+            node.view.level_watch.look(say);
             if let Some(log) = &node.log {
                 node.store_watch.look(log.status().state(), say);
             }
@@ -435,6 +440,7 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
     let stores: Vec<_> = logs.clone().map(|(_, status)| status).collect();
     let held: Vec<_> = views().map(|view| (view.owners.clone(), view.appender.clone())).collect();
     let control = control.clone();
+    let levels: Vec<_> = views().map(|view| view.control.clone()).collect();
     Telemetry {
         ledgers: views().flat_map(|view| view.ledgers.iter().cloned()).collect(),
         measured,
@@ -460,14 +466,12 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
             };
             held.iter().map(node).sum()
         }),
+        levels: levels.iter().cloned().map(|status| Box::new(move || status.reading()) as Reading<LevelReading>).collect(),
         state: Box::new(move || {
-            if control.stage() != Stage::Running {
-                return PipelineState::Draining;
-            }
             let is_running = |status: &Arc<crate::storage::status::StoreStatus>| status.state() == StoreState::Running;
-            if stores.iter().all(is_running) { PipelineState::Running } else { PipelineState::Emergency }
+            let level = levels.iter().map(|status| status.reading().level).max().unwrap_or_default();
+            PipelineState::of(control.stage() != Stage::Running, stores.iter().all(is_running), level)
         }),
-        level: Box::new(|| "HEALTHY"),
         started_at: HostClock.now(),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring, kind};
 use crate::agent::{Agent, Context, Work};
 use crate::bus::{Dispatch, Overflow, TierOptions, TierReceiver, tier};
-use crate::control::NodeGate;
+use crate::control::{NodeGate, ShedByClass};
 use crate::metrics::ledger::{Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerGauges, OwnerLayout, Releaser, SharedPool, SlotClass};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -205,6 +205,7 @@ impl Rig {
             gate: gate.clone(),
             ledger: ledger.clone(),
             counters: counters.clone(),
+            shed: Arc::new(ShedByClass::new(&Arc::default())),
             id_base: 1000,
         };
         let mut rig = Self {

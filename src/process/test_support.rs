@@ -10,7 +10,7 @@ use crate::bus::lane::{LaneConsumer, LaneProducer, lane};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
 use crate::process::outlet::{Inlet, Outlet};
-use crate::process::{ProcessCounters, ProcessorWiring, duplicates_by_class};
+use crate::process::{PollBudget, ProcessCounters, ProcessorWiring, duplicates_by_class};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::storage::status::InletProgress;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
@@ -138,6 +138,8 @@ impl Bench {
             ledger: pool.ledger.clone(),
             dead_letters: letters.0.sender(0),
             counters: counters.clone(),
+            gate: Arc::default(),
+            budget: PollBudget::narrow(),
             duplicates: duplicates_by_class(&Arc::default()),
             runner: None,
         };

@@ -10,14 +10,15 @@ use super::frames;
 use super::ring::SimRing;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario, UdpManner};
 use super::scheduler::{Scheduler, SharedAgent};
-use crate::bus::{self, Dispatch, TierOptions, TierReceiver, TierSender};
-use crate::control::NodeGate;
+use crate::bus::{self, Dispatch, TierGauge, TierOptions, TierReceiver, TierSender};
+use crate::control::{Control, ControlStatus, ControlWiring, NodeGate, ShedByClass};
 use crate::ingest::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::{Ledger, LedgerCells};
 use crate::metrics::{Measured, Sample};
 use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
 use crate::process::{
-    Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters, ProcessorWiring, Realtime,
+    Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters, ProcessorWiring, Realtime,
     RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog, WindowLogOptions,
     WindowWriter, duplicates_by_class,
 };
@@ -35,8 +36,10 @@ pub mod seat {
     pub const REACTOR: usize = 0;
     /// The processors, by tier.
     pub const PROCESSORS: [usize; 3] = [1, 2, 3];
+    /// Control.
+    pub const CONTROL: usize = 4;
     /// The appender, if there is one.
-    pub const APPENDER: usize = 4;
+    pub const APPENDER: usize = 5;
 }
 
 /// A running node, with what the world needs of it.
@@ -49,6 +52,8 @@ pub struct SimNode {
     pub reactor: Rc<RefCell<Reactor>>,
     /// The concrete TRANSACTIONAL processor; its agent is seated.
     pub transactional: Rc<RefCell<Transactional>>,
+    /// What control tells.
+    pub control: Arc<ControlStatus>,
     /// Each agent's part.
     pub ledgers: Vec<Arc<LedgerCells>>,
     /// The log, if events are stored.
@@ -106,6 +111,7 @@ struct Builder<'a> {
     process: Arc<ProcessCounters>,
     ingest: Arc<IngestCounters>,
     gate: Arc<NodeGate>,
+    shed: Arc<ShedByClass>,
     ledgers: Vec<Arc<LedgerCells>>,
     inlets: [Vec<appender::Inlet>; Tier::COUNT],
     appended: Arc<AppenderCounters>,
@@ -124,45 +130,54 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
         process: Arc::default(),
         ingest: Arc::default(),
         gate: Arc::default(),
+        shed: Arc::new(ShedByClass::new(&Arc::default())),
         ledgers: Vec::new(),
         inlets: Default::default(),
         appended: Arc::default(),
     };
-    let (senders, receivers) = tiers(scenario);
+    let (senders, receivers, gauges) = tiers(scenario);
     let log = scenario.storage.then(|| builder.open_log());
     let (listener, udp, reactor) = builder.reactor(reactor_pool, senders, log.as_ref());
     scheduler.seat(reactor.clone());
     let [realtime, transactional, batch] = receivers;
     let wiring = builder.wiring(Tier::Realtime, realtime);
-    scheduler.seat(shared(Realtime::new(RealtimeOptions::default(), Vec::new(), wiring).expect("no thread is started")));
+    let realtime = Realtime::new(RealtimeOptions::default(), Vec::new(), wiring).expect("no thread is started");
+    let latency = realtime.latency();
+    scheduler.seat(shared(realtime));
     let transactional = builder.transactional(transactional, retry_pool);
     scheduler.seat(transactional.clone());
     let (batch, windows) = builder.batch(batch);
     scheduler.seat(batch);
+    let (agent, control) = builder.control(gauges, latency);
+    scheduler.seat(agent);
     if let Some(log) = &log {
         scheduler.seat(builder.appender(log));
     }
-    let Builder { letters, process, ingest, ledgers, appended, .. } = builder;
-    let measured: Vec<Arc<dyn Measured>> = vec![process, ingest, appended, letters.counters().clone()];
-    SimNode { listener, udp, reactor, transactional, ledgers, log, letters, collector, windows, measured }
+    let Builder { letters, process, ingest, shed, ledgers, appended, .. } = builder;
+    let measured: Vec<Arc<dyn Measured>> = vec![process, ingest, shed, appended, letters.counters().clone(), control.clone()];
+    SimNode { listener, udp, reactor, transactional, control, ledgers, log, letters, collector, windows, measured }
 }
 
 fn shared(agent: impl crate::agent::Agent<SimRing> + 'static) -> SharedAgent {
     Rc::new(RefCell::new(agent))
 }
 
-fn tiers(scenario: &Scenario) -> ([TierSender; Tier::COUNT], [TierReceiver; Tier::COUNT]) {
-    let mut receivers = Vec::new();
+type Tiers = ([TierSender; Tier::COUNT], [TierReceiver; Tier::COUNT], [TierGauge; Tier::COUNT]);
+
+fn tiers(scenario: &Scenario) -> Tiers {
+    let (mut receivers, mut gauges) = (Vec::new(), Vec::new());
     let senders = Tier::ALL.map(|tier| {
         let capacity_events = scenario.capacity[tier.index()];
         let high_water_events = if scenario.flow_control { (capacity_events * 2 / 5).max(1) } else { capacity_events };
         let overflow = scenario.overflow[tier.index()];
         let options = TierOptions { capacity_events, producers: 1, overflow, high_water_events };
-        let (mut senders, receiver, _gauge) = bus::tier(options);
+        let (mut senders, receiver, gauge) = bus::tier(options);
         receivers.push(receiver);
+        gauges.push(gauge);
         senders.pop().expect("one producer, one sender")
     });
-    (senders, receivers.try_into().expect("one receiver per tier"))
+    let gauges = gauges.try_into().expect("one gauge per tier");
+    (senders, receivers.try_into().expect("one receiver per tier"), gauges)
 }
 
 impl Builder<'_> {
@@ -218,6 +233,7 @@ impl Builder<'_> {
             gate: self.gate.clone(),
             ledger: self.ledger(),
             counters: self.ingest.clone(),
+            shed: self.shed.clone(),
             id_base: u64::from(log.map_or(1, OpenLog::epoch)) << 48,
         };
         (listener, udp, Rc::new(RefCell::new(Reactor::new(options, wiring))))
@@ -238,6 +254,11 @@ impl Builder<'_> {
             dead_letters: self.letters.sender(0),
             counters: self.process.clone(),
             duplicates: duplicates_by_class(&Arc::default()),
+            gate: self.gate.clone(),
+            budget: match self.scenario.wide_budgets {
+                true => PollBudget::by_level(self.gate.clone()),
+                false => PollBudget::narrow(),
+            },
             runner: None,
         }
     }
@@ -264,6 +285,20 @@ impl Builder<'_> {
         let (log, windows) = WindowLog::manual(&options, None, self.process.clone()).expect("/dev/null is always there");
         let options = BatchOptions { window: Nanos::from_millis(5) };
         (shared(Batch::new(options, log, self.wiring(Tier::Batch, receiver))), windows)
+    }
+
+    fn control(&self, tiers: [TierGauge; Tier::COUNT], realtime: Arc<LatencyShared>) -> (SharedAgent, Arc<ControlStatus>) {
+        let thresholds = self.scenario.thresholds;
+        let status = Arc::new(ControlStatus::new(0, thresholds, self.ring.now(), self.ring.wall()));
+        let wiring = ControlWiring {
+            tiers,
+            ledgers: self.ledgers.clone(),
+            ingest: vec![self.ingest.clone()],
+            realtime,
+            gate: self.gate.clone(),
+            status: status.clone(),
+        };
+        (shared(Control::new(thresholds, wiring)), status)
     }
 
     fn appender(&mut self, log: &OpenLog<SimFile>) -> SharedAgent {

@@ -9,8 +9,8 @@
 //! - **O6** As many dead letters were sent as the ledger says.
 //! - **O7** Whatever is called written can be read from the log at that moment; whatever is called durable, from what a power cut would
 //!   leave of it.
-//! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, and every event has its outcome. No
-//!   drain is needed for that.
+//! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, every event has its outcome, and the level
+//!   is HEALTHY again. No drain is needed for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
