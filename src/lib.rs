@@ -22,6 +22,9 @@
 //! **The life of a slot.** Free list → slot → event → released by its last holder → release stack → free list. A ticket is move-only, so a slot has
 //! one holder at any time; nothing is freed by anybody but its owner, and nothing on agent threads allocates after start.
 //!
+//! **Overload.** What can wait waits before it is taken. For what cannot, an agent beside the others judges five levels from depths, losses and
+//! latency, and sets the node's gate: one word that reactors read once a poll, and hold or shed by ([`control`]).
+//!
 //! **The house**, in the order of the flow; a folder uses only those below it:
 //!
 //! | module | holds |
@@ -32,7 +35,7 @@
 //! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
 //! | [`process`] | realtime, transactional (dedup, retries), batch (windows), handlers |
 //! | [`storage`] | appender, log format, recovery, reader, dead letters |
-//! | [`control`], [`metrics`] | the node's gate; ledger, latencies, export, status |
+//! | [`control`], [`metrics`] | the node's level and gate; ledger, latencies, export, status |
 //! | [`pool`], [`wire`] | slots and tickets; the frame codec |
 //! | [`sys`] | every syscall: ring, probe, memory, sockets, topology |
 //! | `sim` (feature `sim`) | the same agents over a simulated kernel, disk and clock |

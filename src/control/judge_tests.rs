@@ -38,7 +38,8 @@ fn hold(standing: &mut Standing, signals: &Signals, now: &mut Nanos, millis: u64
 #[test]
 fn each_threshold_is_exactly_where_the_table_puts_it() {
     use Level::{Critical, Degraded, Elevated, Emergency, Healthy};
-    let table: [(fn(u64) -> Signals, [(u64, Level); 8]); 3] = [
+    type Row = (fn(u64) -> Signals, [(u64, Level); 8]);
+    let table: [Row; 3] = [
         (
             depth,
             [

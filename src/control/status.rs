@@ -218,7 +218,7 @@ impl LevelWatch {
         Self { status, lost: 0 }
     }
 
-    /// Tells each transition since the last look, one line each, [`UNTOLD_MAX`] at most and a line that counts the rest.
+    /// Tells each transition since the last look, one line each, 32 at most and a line that counts the rest.
     pub fn look(&mut self, say: &mut dyn FnMut(log::Level, String)) {
         for _ in 0..UNTOLD_MAX {
             let Some(transition) = self.status.untold.pop() else { break };

@@ -32,6 +32,8 @@ pub mod dedup;
 pub mod guard;
 mod handled;
 pub mod handler;
+#[cfg(test)]
+mod level_tests;
 mod offload;
 pub mod outlet;
 pub mod realtime;
