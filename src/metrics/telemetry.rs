@@ -385,3 +385,27 @@ impl LatencySummary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_the_drain_before_the_store_before_the_level() {
+        let by_level = Level::ALL.map(|level| PipelineState::of(false, true, level).name());
+        assert_eq!(by_level, ["running", "running", "paused", "dropping", "emergency"]);
+        assert_eq!(PipelineState::of(false, false, Level::Healthy), PipelineState::Emergency);
+        assert_eq!(PipelineState::of(true, false, Level::Emergency), PipelineState::Draining);
+    }
+
+    #[test]
+    fn the_worst_node_gives_the_level() {
+        let reading = |node: u8, level: Level| -> Reading<LevelReading> {
+            Box::new(move || LevelReading { node, level, ..LevelReading::default() })
+        };
+        let levels = vec![reading(0, Level::Elevated), reading(1, Level::Critical), reading(2, Level::Healthy)];
+        let snapshot = Telemetry { levels, ..Telemetry::default() }.read(HostClock.now());
+        assert_eq!(snapshot.level(), Level::Critical);
+        assert_eq!(snapshot.series["control_level"].values.keys().next().map(|labels| labels[0].1.as_str()), Some("CRITICAL"));
+    }
+}
