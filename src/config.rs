@@ -140,6 +140,10 @@ options! {
     data_dir: PathBuf = "data", Any;
     /// The file of dead letters; auto: dlq_log.txt in the data folder.
     dead_letter_path: Auto<PathBuf> = "auto", Any;
+    /// Bytes of dead letters after which their file is renamed away.
+    dead_letter_bytes: ByteSize = "256MiB", Between(4_096, 1 << 40);
+    /// Renamed files of dead letters that are kept; 0: a full file is emptied.
+    dead_letter_files: u32 = "2", Between(0, 1_000);
     /// Whether events are stored; off: they end when their handler is done.
     storage: OnOff = "on", Any;
 

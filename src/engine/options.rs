@@ -8,6 +8,7 @@ use crate::process::{BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, 
 use crate::runner::Idle;
 use crate::storage::appender::{AppenderOptions, Durability};
 use crate::storage::dead_letter::DeadLetterOptions;
+use crate::storage::rotating_file::RotatingFileLimits;
 use crate::sys::clock::Nanos;
 use crate::sys::features::{Feature, Features};
 use crate::sys::uring::{SubmissionPolling, UringOptions};
@@ -152,7 +153,8 @@ pub(super) fn appender(config: &Config, largest_payload_bytes: usize) -> Appende
 pub(super) fn dead_letters(config: &Config) -> DeadLetterOptions {
     let defaults = DeadLetterOptions::new(config.dead_letter_file());
     let spool_bytes = defaults.spool_bytes.max(2 * config.max_frame_bytes.usize());
-    DeadLetterOptions { spool_bytes, ..defaults }
+    let limits = RotatingFileLimits { file_bytes_max: config.dead_letter_bytes.0, keep_files: config.dead_letter_files };
+    DeadLetterOptions { spool_bytes, limits, ..defaults }
 }
 
 /// Adds what a node holds beside its pool, one line each.

@@ -9,9 +9,10 @@
 //!
 //! - `format` is the bytes, without I/O; `walk` goes over them and tells damage from a torn tail; `recovery` and `reader` are its two users.
 //! - `log_file` is the seam to the disk outside of the ring; the ring itself is [`crate::sys::io::Ring`].
+//! - `rotating_file` is a bounded file of lines, for everything that helper threads write.
 //! - `status` is what everybody else may know: watermarks, state, progress per inlet.
 //!
-//! Named invariants: F (`format`), K (`walk`), V (`recovery`), G (`staging`), A (`appender`), D (`dead_letter`).
+//! Named invariants: F (`format`), K (`walk`), V (`recovery`), G (`staging`), A (`appender`), D (`dead_letter`), R (`rotating_file`).
 //!
 //! What it does not do: replicate, compact, index; or hold more than one file per node. A batch says its epoch, its log and its sequences,
 //! and evidence of damage is found by sequence too: a log of several segments needs no other format.
@@ -25,6 +26,7 @@ pub mod log_file;
 pub mod reader;
 pub mod recovery;
 pub mod rfc3339;
+pub mod rotating_file;
 mod staging;
 pub mod status;
 pub mod walk;

@@ -31,12 +31,13 @@ pub use collector::{Collected, Collector};
 pub use note::Note;
 
 use super::folder::OpenRefusal;
+use super::rotating_file::{RotatingFile, RotatingFileLimits};
 use crate::metrics::ledger::{Counter, DropReason};
 use crate::metrics::{Kind, Measured, Sample};
 use crate::pool::{Event, Releaser, SharedPool};
 use crate::sys::clock::{Clock, HostClock};
 use crate::sys::wake::ParkState;
-use writer::{LetterFile, Spool, write_letters};
+use writer::{Spool, write_letters};
 
 /// The numbers of the dead letters.
 #[derive(Clone, Debug)]
@@ -50,10 +51,8 @@ pub struct DeadLetterOptions {
     pub spool_bytes: usize,
     /// Letters a second that are all written; beyond, one in a hundred is.
     pub full_rate_per_second: u64,
-    /// Bytes after which the file is renamed away.
-    pub file_bytes_max: u64,
-    /// Renamed files kept.
-    pub keep_files: u32,
+    /// How long the file gets, and how many renamed ones are kept.
+    pub limits: RotatingFileLimits,
 }
 
 impl DeadLetterOptions {
@@ -64,8 +63,7 @@ impl DeadLetterOptions {
             queue_letters: 8192,
             spool_bytes: 8 << 20,
             full_rate_per_second: 10_000,
-            file_bytes_max: 256 << 20,
-            keep_files: 2,
+            limits: RotatingFileLimits { file_bytes_max: 256 << 20, keep_files: 2 },
         }
     }
 }
@@ -189,7 +187,7 @@ impl DeadLetterQueue {
         on_thread: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, OpenRefusal> {
         let refused = |doing| move |error: io::Error| OpenRefusal::of_io(doing, &options.path, error);
-        let file = LetterFile::open(&options.path, options.file_bytes_max, options.keep_files).map_err(refused("open"))?;
+        let file = RotatingFile::open(&options.path, options.limits).map_err(refused("open"))?;
         let (mut queue, collector) = Self::manual(options, pools);
         let spool = Arc::new(Spool::new(options.spool_bytes));
         let (spool_out, counters, setup) = (spool.clone(), queue.shared.counters.clone(), on_thread.clone());
