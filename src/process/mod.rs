@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alert_line;
 pub mod alert_log;
 pub mod batch;
 pub mod counters;
@@ -34,8 +35,10 @@ pub mod handler;
 pub mod json_pointer;
 mod offload;
 pub mod outlet;
+mod rate;
 pub mod realtime;
 mod retry;
+pub mod rules;
 #[cfg(test)]
 mod test_support;
 pub mod transactional;
@@ -62,6 +65,7 @@ pub use json_pointer::{JsonPointer, JsonPointerRefusal, JsonValue};
 pub use outlet::Inlet;
 pub use realtime::{Realtime, RealtimeOptions};
 pub use retry::RetryOptions;
+pub use rules::{Rule, Rules, RulesCounters, RulesOptions};
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
 pub use window::ClosedWindow;
