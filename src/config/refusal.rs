@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::OptionSpec;
+use super::rules::RuleCause;
 use super::values::{Cause, Rule};
 use crate::wire::Tier;
 
@@ -216,6 +217,15 @@ pub enum ConfigRefusal {
         /// As written.
         text: String,
     },
+    /// A rule that can't be one.
+    Rule {
+        /// The file and the line, from 1; none if it was not read from a file.
+        place: Option<(PathBuf, usize)>,
+        /// Its name in backticks, or its number.
+        rule: String,
+        /// Why.
+        cause: Box<RuleCause>,
+    },
     /// Two values that are wrong together.
     Conflict(Conflict),
 }
@@ -244,7 +254,8 @@ impl ConfigRefusal {
             ),
             ConfigRefusal::UnknownKey { path, line, key, nearest } => (
                 format!("unknown key `{key}` ({} line {line})", path.display()),
-                "keys are the names of the flags of `serve`, without the dashes in front, and the table [topics]".to_owned(),
+                "keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics] and [[rules]]"
+                    .to_owned(),
                 format!("did you mean `{nearest}`? `eventstream serve --help` lists all"),
             ),
             ConfigRefusal::WrongKind { path, line, key, found } => (
@@ -266,6 +277,11 @@ impl ConfigRefusal {
                 "it is none of batch, low, medium, high, critical, 0 to 4".to_owned(),
                 format!("\"{filter}\" = \"high\""),
             ),
+            ConfigRefusal::Rule { place, rule, cause } => {
+                let place = place.as_ref().map_or_else(String::new, |(path, line)| format!(" ({} line {line})", path.display()));
+                let (cause, fix) = cause.lines();
+                (format!("rule {rule} is refused{place}"), cause, fix)
+            }
             ConfigRefusal::Conflict(conflict) => conflict.lines(),
         }
     }

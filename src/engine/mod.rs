@@ -71,7 +71,7 @@ pub struct Handlers {
     pub transactional: Option<PerNode<dyn TransactionalHandler>>,
     /// On every closed window.
     pub windows: Option<PerNode<dyn WindowHandler>>,
-    /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder.
+    /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder. Rules of the configuration take its place.
     pub stock_alert_log: bool,
 }
 

@@ -65,7 +65,7 @@ pub use json_pointer::{JsonPointer, JsonPointerRefusal, JsonValue};
 pub use outlet::Inlet;
 pub use realtime::{Realtime, RealtimeOptions};
 pub use retry::RetryOptions;
-pub use rules::{Rule, Rules, RulesCounters, RulesOptions};
+pub use rules::{AlertRule, Rules, RulesCounters, RulesOptions};
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
 pub use window::ClosedWindow;

@@ -35,8 +35,8 @@ pub use condition::{
 };
 pub use counters::{ActionCounters, ActionKind, RuleCounters, RulesCounters};
 pub use rule::{
-    PROGRAM_ARGUMENTS_MAX, PROGRAM_BYTES_MAX, PROGRAMS_AT_ONCE_MAX, Program, RULE_NAME_BYTES_MAX, RULE_TARGETS_MAX, RULES_MAX,
-    Rule, RuleRefusal, check_rules,
+    AlertRule, PROGRAM_ARGUMENTS_MAX, PROGRAM_BYTES_MAX, PROGRAMS_AT_ONCE_MAX, Program, RULE_NAME_BYTES_MAX, RULE_TARGETS_MAX,
+    RULES_MAX, RuleRefusal, check_rules,
 };
 
 use crate::metrics::Measured;
@@ -65,7 +65,7 @@ impl RulesOptions {
     }
 
     /// Bytes that rules take: the table of topics, and the queue of each target. None without rules.
-    pub fn memory_bytes(&self, rules: &[Rule]) -> usize {
+    pub fn memory_bytes(&self, rules: &[AlertRule]) -> usize {
         let targets = rule::targets(rules).len() * outbox_bytes(self.body_bytes_max);
         if rules.is_empty() { 0 } else { TABLE_BYTES + targets }
     }
@@ -103,7 +103,7 @@ impl Rules {
     ///
     /// # Panics
     /// On rules that [`check_rules`] refuses.
-    pub fn start(rules: &[Rule], options: &RulesOptions) -> io::Result<Self> {
+    pub fn start(rules: &[AlertRule], options: &RulesOptions) -> io::Result<Self> {
         assert_eq!(check_rules(rules), Ok(()), "rules are checked with the configuration");
         let counters = Arc::new(RulesCounters::new(rules.iter().map(|rule| (rule.name.as_str(), rule.kinds()))));
         let log = match rules.iter().any(|rule| rule.log) {

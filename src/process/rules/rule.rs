@@ -30,7 +30,7 @@ pub const PROGRAMS_AT_ONCE_MAX: u32 = 16;
 
 /// What to do about which events.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct AlertRule {
     /// In the log, in metrics, and in what is sent: letters, digits, `-`, `_` and `.`, at most [`RULE_NAME_BYTES_MAX`].
     pub name: String,
     /// The topics it is about.
@@ -120,7 +120,7 @@ impl fmt::Display for RuleRefusal {
 
 impl std::error::Error for RuleRefusal {}
 
-impl Rule {
+impl AlertRule {
     /// The rule that logs every event of its topics.
     pub fn new(name: impl Into<String>, topic: TopicFilter) -> Self {
         Self {
@@ -175,9 +175,9 @@ impl Rule {
 }
 
 /// The different addresses and programs of all rules.
-pub(super) fn targets(rules: &[Rule]) -> Vec<Destination> {
+pub(super) fn targets(rules: &[AlertRule]) -> Vec<Destination> {
     let mut targets = Vec::new();
-    for (_, destination) in rules.iter().flat_map(Rule::destinations) {
+    for (_, destination) in rules.iter().flat_map(AlertRule::destinations) {
         if !targets.contains(&destination) {
             targets.push(destination);
         }
@@ -189,7 +189,7 @@ pub(super) fn targets(rules: &[Rule]) -> Vec<Destination> {
 ///
 /// # Errors
 /// The place of a rule that is refused, and why.
-pub fn check_rules(rules: &[Rule]) -> Result<(), (usize, RuleRefusal)> {
+pub fn check_rules(rules: &[AlertRule]) -> Result<(), (usize, RuleRefusal)> {
     if rules.len() > RULES_MAX {
         return Err((RULES_MAX, RuleRefusal::TooMany { rules: rules.len() }));
     }

@@ -13,13 +13,13 @@ use crate::process::test_support::TestPool;
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn rule(name: &str, topic: &str) -> Rule {
-    Rule::new(name, TopicFilter::parse(topic).unwrap())
+fn rule(name: &str, topic: &str) -> AlertRule {
+    AlertRule::new(name, TopicFilter::parse(topic).unwrap())
 }
 
 /// Without the alert log.
-fn quiet(name: &str) -> Rule {
-    Rule { log: false, ..rule(name, "#") }
+fn quiet(name: &str) -> AlertRule {
+    AlertRule { log: false, ..rule(name, "#") }
 }
 
 fn program(script: &str) -> Program {
@@ -35,10 +35,10 @@ struct House {
 }
 
 impl House {
-    fn new(rules: &[Rule]) -> Self {
+    fn new(rules: &[AlertRule]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = RulesOptions { body_bytes_max: 1024, ..RulesOptions::new(folder.path().join("alerts.jsonl")) };
-        let kinds = rules.iter().map(Rule::kinds).collect();
+        let kinds = rules.iter().map(AlertRule::kinds).collect();
         let rules = Rules::start(rules, &options).unwrap();
         Self { folder, pool: TestPool::new(), rules, kinds, sent: 0 }
     }
@@ -85,7 +85,7 @@ fn actions(counters: &RulesCounters, kind: ActionKind) -> (u64, u64, u64) {
 
 #[test]
 fn a_rule_is_about_its_topics_and_priorities() {
-    let critical = Rule { priority: Priority::Critical, ..rule("critical", "plant/#") };
+    let critical = AlertRule { priority: Priority::Critical, ..rule("critical", "plant/#") };
     let mut house = House::new(&[rule("any", "plant/+/temp"), critical]);
     house.send(Priority::High, "plant/1/temp", b"1");
     house.send(Priority::Critical, "plant/1/temp", b"2");
@@ -101,7 +101,7 @@ fn a_rule_is_about_its_topics_and_priorities() {
 #[test]
 fn a_body_beyond_the_bound_is_not_evaluated_but_for_rules_without_condition() {
     let condition = Condition { contains: Needle::new("x"), ..Condition::default() };
-    let mut house = House::new(&[Rule { condition, ..rule("conditional", "#") }, rule("plain", "#")]);
+    let mut house = House::new(&[AlertRule { condition, ..rule("conditional", "#") }, rule("plain", "#")]);
     house.send(Priority::High, "t", &[b'x'; 1024]);
     house.send(Priority::High, "t", &[b'x'; 1025]);
     let (counters, lines) = house.end();
@@ -112,7 +112,7 @@ fn a_body_beyond_the_bound_is_not_evaluated_but_for_rules_without_condition() {
 
 #[test]
 fn the_rate_is_counted_in_seconds_of_the_events() {
-    let mut house = House::new(&[Rule { alerts_per_s_max: 2, ..rule("r", "#") }]);
+    let mut house = House::new(&[AlertRule { alerts_per_s_max: 2, ..rule("r", "#") }]);
     for millis in [100, 200, 300, 999, 1_000, 1_500, 1_600, 3_000] {
         house.at(millis, millis.to_string().as_bytes());
     }
@@ -124,7 +124,7 @@ fn the_rate_is_counted_in_seconds_of_the_events() {
 
 #[test]
 fn a_rule_is_silent_for_its_cool_down_after_each_alert() {
-    let mut house = House::new(&[Rule { cool_down: Nanos::from_millis(500), ..rule("r", "#") }]);
+    let mut house = House::new(&[AlertRule { cool_down: Nanos::from_millis(500), ..rule("r", "#") }]);
     for millis in [100, 599, 600, 700, 650, 1_099, 1_100, 9_000] {
         house.at(millis, millis.to_string().as_bytes());
     }
@@ -140,7 +140,7 @@ fn datagrams_and_lines_reach_their_addresses() {
     udp.set_read_timeout(Some(PATIENCE)).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let addresses = (Some(udp.local_addr().unwrap()), Some(tcp.local_addr().unwrap()));
-    let mut house = House::new(&[Rule { udp: addresses.0, tcp: addresses.1, ..quiet("both") }]);
+    let mut house = House::new(&[AlertRule { udp: addresses.0, tcp: addresses.1, ..quiet("both") }]);
     for body in [b"1".as_slice(), b"\xff"] {
         house.send(Priority::Critical, "a/b", body);
     }
@@ -162,7 +162,7 @@ fn datagrams_and_lines_reach_their_addresses() {
 #[test]
 fn a_peer_that_has_closed_gets_its_lines_over_a_fresh_connection() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut house = House::new(&[Rule { tcp: Some(tcp.local_addr().unwrap()), ..quiet("r") }]);
+    let mut house = House::new(&[AlertRule { tcp: Some(tcp.local_addr().unwrap()), ..quiet("r") }]);
     for round in 0..3 {
         house.send(Priority::High, "t", b"");
         let mut line = String::new();
@@ -177,7 +177,7 @@ fn a_peer_that_has_closed_gets_its_lines_over_a_fresh_connection() {
 #[test]
 fn an_address_where_nobody_listens_is_counted_and_ends_in_time() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut house = House::new(&[Rule { tcp: Some(address), ..quiet("r") }]);
+    let mut house = House::new(&[AlertRule { tcp: Some(address), ..quiet("r") }]);
     for _ in 0..100 {
         house.send(Priority::High, "t", b"");
     }
@@ -187,7 +187,7 @@ fn an_address_where_nobody_listens_is_counted_and_ends_in_time() {
 #[test]
 fn a_peer_that_never_reads_costs_alerts_and_no_event_waits() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut house = House::new(&[Rule { tcp: Some(tcp.local_addr().unwrap()), ..quiet("r") }]);
+    let mut house = House::new(&[AlertRule { tcp: Some(tcp.local_addr().unwrap()), ..quiet("r") }]);
     let counters = house.rules.counters();
     let give_up = Instant::now() + PATIENCE;
     while actions(&counters, ActionKind::Tcp).1 == 0 {
@@ -204,7 +204,7 @@ fn a_program_gets_the_event_and_nothing_of_our_environment() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("seen");
     let script = format!("cat > {0}; pwd >> {0}; /usr/bin/env | sort >> {0}", path.display());
-    let mut house = House::new(&[Rule { run: Some(program(&script)), ..quiet("page") }]);
+    let mut house = House::new(&[AlertRule { run: Some(program(&script)), ..quiet("page") }]);
     house.send(Priority::Critical, "a/b $(c)", b"the body\n");
     assert_eq!(actions(&house.end().0, ActionKind::Run), (1, 0, 0));
     let seen = std::fs::read_to_string(path).unwrap();
@@ -228,7 +228,7 @@ fn programs_that_fail_hang_or_are_not_there_are_counted() {
     let missing = Program::new(vec!["/nowhere/at/all".to_owned()]);
     let hanging = Program { run_time_max: Nanos::from_millis(50), at_once_max: 2, ..program("sleep 1000 & sleep 1000") };
     for (program, is_done) in [(program("exit 0"), true), (program("exit 3"), false), (missing, false), (hanging, false)] {
-        let mut house = House::new(&[Rule { run: Some(program.clone()), ..quiet("r") }]);
+        let mut house = House::new(&[AlertRule { run: Some(program.clone()), ..quiet("r") }]);
         for _ in 0..4 {
             house.send(Priority::High, "t", b"");
         }
@@ -242,8 +242,8 @@ fn a_full_queue_is_counted_and_the_others_go_on() {
     let hanging = Program { run_time_max: Nanos::from_millis(3_600_000), at_once_max: 1, ..program("sleep 1000") };
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut house = House::new(&[
-        Rule { run: Some(hanging), ..quiet("hangs") },
-        Rule { udp: Some(udp.local_addr().unwrap()), alerts_per_s_max: 1, ..quiet("fine") },
+        AlertRule { run: Some(hanging), ..quiet("hangs") },
+        AlertRule { udp: Some(udp.local_addr().unwrap()), alerts_per_s_max: 1, ..quiet("fine") },
     ]);
     for second in 0..ORDERS_MAX as u64 + 50 {
         house.at(second * 1_000, b"");
@@ -263,11 +263,11 @@ fn rules_that_make_no_sense_are_refused_each_with_its_cause() {
     use RuleRefusal::*;
     let run = |arguments: &[&str]| {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Rule { run: Some(Program::new(arguments)), ..quiet("r") }
+        AlertRule { run: Some(Program::new(arguments)), ..quiet("r") }
     };
-    let numbered = |count: u16, log| -> Vec<Rule> {
+    let numbered = |count: u16, log| -> Vec<AlertRule> {
         let address = |port| Some(([127, 0, 0, 1], 1 + port).into());
-        (0..count).map(|port| Rule { log, udp: address(port), ..rule(&format!("r{port}"), "#") }).collect()
+        (0..count).map(|port| AlertRule { log, udp: address(port), ..rule(&format!("r{port}"), "#") }).collect()
     };
     assert_eq!(check_rules(&numbered(16, false)), Ok(()));
     assert_eq!(check_rules(&numbered(17, false)), Err((16, TooManyTargets { targets: 17 })));
