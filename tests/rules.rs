@@ -29,7 +29,7 @@ fn events_that_match_are_logged_sent_and_given_to_a_program() {
     udp.set_read_timeout(Some(PATIENCE)).expect("a valid time-out");
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (to_udp, to_tcp) = (udp.local_addr().expect("bound"), tcp.local_addr().expect("bound"));
-    let seen = folder.path().join("seen");
+    let (seen, descriptors) = (folder.path().join("seen"), folder.path().join("descriptors"));
     let config = format!(
         r##"
         [[rules]]
@@ -46,8 +46,9 @@ fn events_that_match_are_logged_sent_and_given_to_a_program() {
         priority = "critical"
         regex = '(?i)\bfire\b'
         log = false
-        run = ["/bin/sh", "-c", "echo $EVENTSTREAM_TOPIC $EVENTSTREAM_PRIORITY $(cat) >> {}"]
+        run = ["/bin/sh", "-c", "ls /proc/self/fd > {}; echo $EVENTSTREAM_TOPIC $EVENTSTREAM_PRIORITY $(cat) >> {}"]
         "##,
+        descriptors.display(),
         seen.display()
     );
     let server = start(folder.path(), &config);
@@ -83,6 +84,8 @@ fn events_that_match_are_logged_sent_and_given_to_a_program() {
     assert_eq!(logged.len(), 1, "{logged:?}");
     assert_eq!((&logged[0]["rule"], &logged[0]["id"]), (&"overheated".into(), &line["id"]));
     assert_eq!(std::fs::read_to_string(seen).expect("the program has run"), "plant/hall CRITICAL Fire in hall 3\n");
+    let descriptors = std::fs::read_to_string(descriptors).expect("the program has run");
+    assert_eq!(descriptors, "0\n1\n2\n3\n", "its own three and the folder that is listed: no socket or file of the engine");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::{CommandError, ExitStatus, print};
 use crate::config::{Config, Flags, Layers, Loaded, OPTIONS, OptionSpec, Rule};
 use crate::report::{DrainCause, DrainSummary, StartReport};
-use crate::sys::process::ignore_file_size_signal;
+use crate::sys::process::{ignore_file_size_signal, keep_descriptors_from_programs};
 
 /// What `serve` was told; the flags are read together with the other layers.
 #[derive(Debug)]
@@ -102,6 +102,7 @@ impl ServeCommand {
         init_log();
         notes.iter().for_each(|note| log::warn!("{note}"));
         ignore_file_size_signal();
+        keep_descriptors_from_programs();
         let (causes, ends) = mpsc::channel();
         let notice = EndNotice(causes);
         watch_signals(notice.clone())?;

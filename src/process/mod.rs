@@ -1,7 +1,7 @@
 //! Processing: one agent per tier, between the tier's lanes and the log.
 //!
 //! ```text
-//!                   alert handlers (inline, or on a helper thread)
+//!                   alert handlers (inline, or on a helper thread); the stock one is [`rules`], or without rules [`alert_log`]
 //! REALTIME  ──────► realtime ──────────────────────────────────────────────┐
 //!                                                                           │
 //! TRANSACTIONAL ──► transactional: seen before? ── yes ──► duplicate        ├──► inlets ──► appender

@@ -79,6 +79,13 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Keeps the descriptors that are open now, beside the first three, from programs that are run later; those that the engine opens are kept from
+/// them anyway. Call once, before there are rules that run programs. Best effort.
+pub fn keep_descriptors_from_programs() {
+    // SAFETY: no pointers; only flags of descriptors change.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+}
+
 /// Kills a process group, given by its leader, with SIGKILL. Call only for a leader that has not been waited for: its number is taken till then.
 pub fn kill_process_group(leader: u32) {
     // SAFETY: no pointers. A group that has just ended is ESRCH, and no harm.
