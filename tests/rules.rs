@@ -159,6 +159,8 @@ fn the_sample_rules_do_what_the_readme_says() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples");
     let config = std::fs::read_to_string(samples.join("rules.toml")).expect("a sample");
+    let readme = std::fs::read_to_string(samples.join("../../README.md")).expect("a README");
+    assert!(readme.contains(&config[config.find("[[rules]]").expect("rules")..]), "the README shows the sample as it is");
     let server = start(folder.path(), &config);
     let file = samples.join("plant.jsonl").display().to_string();
     let to = server.tcp.to_string();
