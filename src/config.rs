@@ -21,6 +21,7 @@
 mod classes;
 mod layers;
 mod refusal;
+mod rules;
 mod values;
 
 use std::net::SocketAddr;
@@ -28,10 +29,12 @@ use std::path::PathBuf;
 
 pub use layers::{ArgumentRefusal, Flags, Layers, Loaded, VARIABLES_APART};
 pub use refusal::{ConfigRefusal, Conflict, FilterCause, Origin};
+pub use rules::{KeyCause, RuleCause};
 pub use values::{Auto, ByteSize, Cause, CoreSpec, Decimal, Dedup, IdleStrategy, OnOff, OptionValue, Rule, read_ruled};
 
 use crate::bus::{Overflow, TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
+use crate::process::rules::{AlertRule, check_rules};
 use crate::storage::appender::Durability;
 use crate::sys::memory::HugePages;
 use crate::wire::{Priority, Tier};
@@ -107,6 +110,8 @@ macro_rules! options {
             pub topics: Vec<TopicOverride>,
             /// Topic classes, from the file's table `[classes]`.
             pub classes: Vec<TopicClass>,
+            /// Alert rules, from the file's tables `[[rules]]`; none: every REALTIME event is an alert.
+            pub rules: Vec<AlertRule>,
         }
 
         /// All options, in the order of `--help`.
@@ -128,6 +133,7 @@ macro_rules! options {
                     $($field: read_ruled::<$type>($default, $rule).expect("C1: defaults keep their rules"),)+
                     topics: Vec::new(),
                     classes: Vec::new(),
+                    rules: Vec::new(),
                 }
             }
         }
@@ -239,6 +245,9 @@ options! {
     /// The length of BATCH's windows, milliseconds.
     window_ms: u32 = "5000", Between(10, 86_400_000);
 
+    /// The longest body that the conditions of rules look at, and what their actions get of a body.
+    rule_body_bytes_max: ByteSize = "4KiB", Between(64, 65_536);
+
     /// When a stored event survives a power cut.
     durability: Durability = "group", Any;
     /// Staged events that start a write; a trigger, never a cap.
@@ -329,6 +338,11 @@ impl Config {
         if name.starts_with("events.") && name.ends_with(".bin") {
             return Err(ConfigRefusal::Conflict(Conflict::DeadLettersIntoLog(dead_letters)));
         }
+        check_rules(&self.rules).map_err(|(place, refusal)| ConfigRefusal::Rule {
+            place: None,
+            rule: format!("`{}`", self.rules[place].name.escape_debug()),
+            cause: Box::new(RuleCause::Rule(refusal)),
+        })?;
         self.topic_classes().map(drop)
     }
 }

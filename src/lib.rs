@@ -34,7 +34,7 @@
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
 //! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |
 //! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
-//! | [`process`] | realtime, transactional (dedup, retries), batch (windows), handlers |
+//! | [`process`] | realtime (alert rules), transactional (dedup, retries), batch (windows), handlers |
 //! | [`storage`] | appender, log format, recovery, reader, dead letters |
 //! | [`control`], [`metrics`] | the node's level and gate; ledger, latencies, export, status |
 //! | [`pool`], [`wire`] | slots and tickets; the frame codec |

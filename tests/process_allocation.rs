@@ -11,10 +11,11 @@ use eventstream::metrics::ledger::LedgerCells;
 use eventstream::pool::{
     ClassStrides, Event, EventHeader, EventView, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source,
 };
+use eventstream::process::rules::{AlertRule, Comparison, Condition, JsonCondition, JsonTest, Needle, Operand, Pattern};
 use eventstream::process::{
-    AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters,
-    ProcessorWiring, Realtime, RealtimeOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog,
-    WindowLogOptions, duplicates_by_class,
+    AlertHandler, AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget,
+    ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, Rules, RulesOptions, Transactional, TransactionalHandler,
+    TransactionalOptions, WindowLog, WindowLogOptions, duplicates_by_class,
 };
 use eventstream::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use eventstream::storage::status::InletProgress;
@@ -250,4 +251,54 @@ fn processors_allocate_nothing_after_their_first_round() {
     house.releaser.flush();
     house.reactor.collect();
     assert_eq!(house.reactor.events_out(), 0, "every slot is home");
+}
+
+/// Rules of each kind of condition, and with each kind of limit, on a table of topics that overflows.
+#[test]
+fn rules_allocate_nothing_from_the_first_event_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let rule = |name: &str, topic: &str, condition| AlertRule {
+        condition,
+        udp: socket.local_addr().ok(),
+        alerts_per_s_max: 1_000_000,
+        ..AlertRule::new(name, topic.parse().unwrap())
+    };
+    let test = JsonTest::Compare(Comparison::Eq, Operand::Text("hot\n".to_owned()));
+    let json = JsonCondition { pointer: "/a/1/state".parse().unwrap(), tests: vec![test] };
+    let rules = [
+        rule("contains", "t/#", Condition { contains: Needle::new("state"), ..Condition::default() }),
+        rule("regex", "t/+/+", Condition { regex: Pattern::new(r"(?i)HOT\b").ok(), ..Condition::default() }),
+        rule("json", "#", Condition { json: Some(json), ..Condition::default() }),
+        AlertRule { cool_down: Nanos::from_millis(1), ..rule("cool", "t/+/even", Condition::default()) },
+    ];
+    let mut rules = Rules::start(&rules, &RulesOptions::new(folder.path().join("alerts.jsonl"))).unwrap();
+    let body = br#"{"deep":[[[{"a":{}}]]],"a":[0,{"state":"\u0068ot\n"}]} hot "#;
+    let topics: Vec<String> = (0..10_000).map(|number| format!("t/{number}/{}", ["even", "odd"][number % 2])).collect();
+    let mut header = EventHeader {
+        id: 0,
+        received_at: Nanos(0),
+        received_wall: WallNanos(0),
+        connection: 0,
+        body_len: body.len() as u32,
+        topic_len: 0,
+        priority: Priority::High,
+        tier: Priority::High.tier(),
+        source: Source::Tcp,
+        attempts: 0,
+        reserved: [0; 10],
+        key: None,
+    };
+    let before = ALLOCATIONS.get();
+    for topic in topics.iter().cycle().take(30_000) {
+        (header.id, header.topic_len) = (header.id + 1, topic.len() as u16);
+        header.received_at = header.received_at + Nanos::from_micros(10);
+        rules.handle(&EventView { header: &header, topic, body });
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    let counters = rules.counters();
+    for (place, matched) in [30_000, 30_000, 30_000, 15_000].into_iter().enumerate() {
+        assert_eq!(counters.rule(place as u8).matched.get(), matched, "rule {place}");
+    }
+    assert!(counters.topic_limit.get() > 0 && counters.rule(3).cooled_down.get() > 0);
 }

@@ -10,12 +10,17 @@ use toml::de::{DeTable, DeValue};
 
 use super::classes::read_classes;
 use super::refusal::{ConfigRefusal, FilterCause, Origin};
+use super::rules::read_rules;
 use super::{Config, OPTIONS, OptionSpec, TopicOverride};
 use crate::bus::TopicClass;
 use crate::limits::{CONFIG_FILE_BYTES_MAX, TOPIC_FILTER_BYTES_MAX};
+use crate::process::rules::AlertRule;
 
 /// `EVENTSTREAM_*` variables that are no options: log filter, features to do without, the file of the configuration.
 pub const VARIABLES_APART: [&str; 3] = ["EVENTSTREAM_LOG", "EVENTSTREAM_WITHOUT", "EVENTSTREAM_CONFIG"];
+
+/// The tables of a file, beside its options.
+const TABLES: [&str; 3] = ["topics", "classes", "rules"];
 
 /// Why a command line is refused (exit code 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +151,7 @@ impl Config {
             None => layers.variable("EVENTSTREAM_CONFIG")?.map(PathBuf::from),
         };
         let file = path.map(|path| FileLayer::read(&path)).transpose()?.unwrap_or_default();
-        let mut config = Config { topics: file.topics, classes: file.classes, ..Config::default() };
+        let mut config = Config { topics: file.topics, classes: file.classes, rules: file.rules, ..Config::default() };
         for option in OPTIONS {
             let variable = layers.variable(&option.variable())?;
             let (text, origin) = match (layers.flags.value(option), variable, file.values.get(&option.name())) {
@@ -167,13 +172,14 @@ impl Config {
     }
 }
 
-/// What a file says: values as text with their line, the topic overrides, and the topic classes.
+/// What a file says: values as text with their line, and what its tables hold.
 #[derive(Debug, Default)]
 struct FileLayer {
     path: PathBuf,
     values: BTreeMap<String, (String, usize)>,
     topics: Vec<TopicOverride>,
     classes: Vec<TopicClass>,
+    rules: Vec<AlertRule>,
 }
 
 impl FileLayer {
@@ -201,11 +207,12 @@ impl FileLayer {
             match (name, value.get_ref()) {
                 ("topics", DeValue::Table(topics)) => layer.topics = read_topics(path, topics, line_of)?,
                 ("classes", DeValue::Table(classes)) => layer.classes = read_classes(path, classes, line_of)?,
+                ("rules", DeValue::Array(rules)) => layer.rules = read_rules(path, rules, line_of)?,
                 (name, value) if OptionSpec::find(name).is_some() => {
                     let text = scalar(value).map_err(|found| layer.wrong_kind(line, name, found))?;
                     layer.values.insert(name.to_owned(), (text, line));
                 }
-                ("topics" | "classes", other) => {
+                ("topics" | "classes" | "rules", other) => {
                     return Err(layer.wrong_kind(line, name, scalar(other).err().unwrap_or("a single value")));
                 }
                 _ => return Err(layer.unknown_key(line, name)),
@@ -220,7 +227,7 @@ impl FileLayer {
 
     fn unknown_key(&self, line: usize, key: &str) -> ConfigRefusal {
         let wanted = key.replace('_', "-");
-        let nearest = OPTIONS.iter().map(|option| option.name()).chain(["topics".to_owned(), "classes".to_owned()]);
+        let nearest = OPTIONS.iter().map(|option| option.name()).chain(TABLES.map(str::to_owned));
         let nearest = nearest.min_by_key(|name| edit_distance(name, &wanted)).expect("there are options");
         ConfigRefusal::UnknownKey { path: self.path.clone(), line, key: key.to_owned(), nearest }
     }
@@ -290,7 +297,7 @@ fn check_filter(filter: &str) -> Result<(), FilterCause> {
 }
 
 /// Insertions, deletions and replacements from one word to the other (Levenshtein), for suggestions.
-fn edit_distance(a: &str, b: &str) -> usize {
+pub(super) fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.bytes().enumerate() {
         let mut diagonal = i;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::OptionSpec;
+use super::rules::RuleCause;
 use super::values::{Cause, Rule};
 use crate::bus::{ClassRefusal, TopicFilterRefusal};
 use crate::wire::Tier;
@@ -247,6 +248,15 @@ pub enum ConfigRefusal {
         /// What is there.
         found: &'static str,
     },
+    /// A rule that can't be one.
+    Rule {
+        /// The file and the line, from 1; none if it was not read from a file.
+        place: Option<(PathBuf, usize)>,
+        /// Its name in backticks, or its number.
+        rule: String,
+        /// Why.
+        cause: Box<RuleCause>,
+    },
     /// Two values that are wrong together.
     Conflict(Conflict),
 }
@@ -275,7 +285,7 @@ impl ConfigRefusal {
             ),
             ConfigRefusal::UnknownKey { path, line, key, nearest } => (
                 format!("unknown key `{key}` ({} line {line})", path.display()),
-                "keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics] and [classes]"
+                "keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics], [classes] and [[rules]]"
                     .to_owned(),
                 format!("did you mean `{nearest}`? `eventstream serve --help` lists all"),
             ),
@@ -308,6 +318,11 @@ impl ConfigRefusal {
                 "a class is a topic filter or a list of them".to_owned(),
                 CLASS_FORM.to_owned(),
             ),
+            ConfigRefusal::Rule { place, rule, cause } => {
+                let place = place.as_ref().map_or_else(String::new, |(path, line)| format!(" ({} line {line})", path.display()));
+                let (cause, fix) = cause.lines();
+                (format!("rule {rule} is refused{place}"), cause, fix)
+            }
             ConfigRefusal::Conflict(conflict) => conflict.lines(),
         }
     }

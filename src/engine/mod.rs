@@ -81,7 +81,7 @@ struct Handlers {
     spare_transactional_threads: u8,
     /// On every closed window.
     windows: Option<PerNode<dyn WindowHandler>>,
-    /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder.
+    /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder. Rules of the configuration take its place.
     stock_alert_log: bool,
 }
 
@@ -95,12 +95,14 @@ struct RunningNode {
 
 type RunnerThread = JoinHandle<Result<Seats, RunnerEnd>>;
 
-/// A running engine.
+/// A running engine. Ends by [`Engine::stop`] or [`Engine::drain`], which give its account; one that is dropped is stopped too.
+#[must_use = "dropping an engine stops it"]
 pub struct Engine {
     nodes: Vec<RunningNode>,
     runners: Vec<(String, RunnerThread)>,
     control: Arc<DrainControl>,
-    dead_letters: DeadLetterQueue,
+    /// `None` once the engine has stopped.
+    dead_letters: Option<DeadLetterQueue>,
     admin: Option<AdminServer>,
     telemetry: Arc<Telemetry>,
     /// Those not yet handed out.
@@ -272,7 +274,7 @@ impl Engine {
             nodes,
             runners,
             control,
-            dead_letters,
+            dead_letters: Some(dead_letters),
             admin: None,
             telemetry,
             publishers,
@@ -300,6 +302,9 @@ impl Engine {
         let worth_saying = ground.findings.iter().filter(|finding| finding.severity != Severity::Ok);
         report.findings = worth_saying.map(ToString::to_string).collect();
         report.notes.extend(dedup_note(config));
+        report
+            .notes
+            .extend((!engine.publishers.is_empty()).then(|| format!("publishers in this process: {}", engine.publishers.len())));
         Ok((engine, report))
     }
 
@@ -364,8 +369,20 @@ impl Engine {
     }
 
     /// Stops taking events, finishes what has arrived, closes everything, and makes the account.
-    pub fn drain(self, cause: DrainCause) -> DrainSummary {
-        stop::drain(self, cause)
+    pub fn drain(mut self, cause: DrainCause) -> DrainSummary {
+        stop::drain(&mut self, cause)
+    }
+}
+
+impl Drop for Engine {
+    /// Its threads use descriptors and memory that it owns, so they end before it does.
+    fn drop(&mut self) {
+        if self.dead_letters.is_some() {
+            let account = stop::drain(self, DrainCause::Asked);
+            if !account.is_clean() {
+                log::error!("an engine was dropped, and its end was not clean:\n{account}");
+            }
+        }
     }
 }
 
@@ -585,6 +602,9 @@ fn start_runners(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The tiers' names in the account.
 const _: () = assert!(Tier::COUNT == 3, "latency names above are given for three tiers");

@@ -22,8 +22,8 @@ use crate::metrics::ledger::LedgerCells;
 use crate::metrics::pulse::RunnerPulse;
 use crate::pool::{PoolCounters, PoolMetrics, PoolOwner, PoolPlan, SharedPool, SlotClass};
 use crate::process::{
-    AlertLog, AlertLogOptions, Batch, Inlet, PollBudget, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Transactional,
-    WindowLog, WindowLogOptions, duplicates_by_class,
+    AlertLog, AlertLogOptions, Batch, Inlet, PollBudget, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Rules,
+    Transactional, WindowLog, WindowLogOptions, duplicates_by_class,
 };
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
@@ -376,8 +376,14 @@ impl Builder<'_> {
 
     fn realtime(&mut self, runner: usize, health: &mut Vec<Arc<crate::process::HandlerHealth>>) -> Result<AnyAgent, EngineError> {
         let mut handlers: Vec<_> = self.parts.handlers.alerts.iter().map(|make| make(self.parts.number)).collect();
-        if self.parts.handlers.stock_alert_log {
-            let path = self.file("alerts");
+        let path = self.file("alerts");
+        if !self.parts.config.rules.is_empty() {
+            let options = options::rules(self.parts.config, path.clone());
+            let rules = Rules::start(&self.parts.config.rules, &options)
+                .map_err(|error| EngineError::file("start the rules, or open", &path, error))?;
+            self.view.measured.extend(rules.measured());
+            handlers.push(Box::new(rules));
+        } else if self.parts.handlers.stock_alert_log {
             let log = AlertLog::open(&AlertLogOptions::new(&path)).map_err(|error| EngineError::file("open", &path, error))?;
             self.view.measured.push(log.counters());
             handlers.push(Box::new(log));

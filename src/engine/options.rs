@@ -1,11 +1,15 @@
 //! From the configuration to each part's own numbers, and the memory budget of all of them together.
 
+use std::path::PathBuf;
+
 use crate::bus::TierOptions;
 use crate::config::{self, Auto, Config, Dedup, OnOff};
 use crate::control::Thresholds;
 use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
-use crate::process::{BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, TransactionalOptions, WindowLogOptions};
+use crate::process::{
+    BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, RulesOptions, TransactionalOptions, WindowLogOptions,
+};
 use crate::runner::Idle;
 use crate::storage::appender::AppenderOptions;
 use crate::storage::dead_letter::DeadLetterOptions;
@@ -137,6 +141,11 @@ pub(super) fn realtime(_config: &Config) -> RealtimeOptions {
     RealtimeOptions::default()
 }
 
+/// The alert rules, for a file of alerts.
+pub(super) fn rules(config: &Config, alerts: PathBuf) -> RulesOptions {
+    RulesOptions { body_bytes_max: config.rule_body_bytes_max.usize(), ..RulesOptions::new(alerts) }
+}
+
 /// The TRANSACTIONAL processor.
 pub(super) fn transactional(config: &Config, seed: u64) -> TransactionalOptions {
     TransactionalOptions {
@@ -199,6 +208,10 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
     if config.storage == OnOff::On {
         budget.add("inlets of the log", 3 * INLET_EVENTS as u64, 8);
         budget.add("staging buffers of the log", 2, appender(config, largest).staging_bytes as u64);
+    }
+    if !config.rules.is_empty() {
+        let bytes = rules(config, PathBuf::new()).memory_bytes(&config.rules);
+        budget.add_for_flag("rules: topics and queues of actions", "--rule-body-bytes-max", 1, bytes as u64);
     }
     budget.add("window statistics", 1, WindowLogOptions::new("").table_bytes() as u64);
     let ring = ring_options(config, String::new(), true);

@@ -1,7 +1,7 @@
 //! Processing: one agent per tier, between the tier's lanes and the log.
 //!
 //! ```text
-//!                   alert handlers (inline, or on a helper thread)
+//!                   alert handlers (inline, or on a helper thread); the stock one is [`rules`], or without rules [`alert_log`]
 //! REALTIME  ──────► realtime ──────────────────────────────────────────────┐
 //!                                                                           │
 //! TRANSACTIONAL ──► transactional: seen before? ── yes ──► duplicate        ├──► inlets ──► appender
@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alert_line;
 pub mod alert_log;
 pub mod batch;
 pub mod counters;
@@ -32,12 +33,15 @@ pub mod dedup;
 pub mod guard;
 mod handled;
 pub mod handler;
+pub mod json_pointer;
 #[cfg(test)]
 mod level_tests;
 mod offload;
 pub mod outlet;
+mod rate;
 pub mod realtime;
 mod retry;
+pub mod rules;
 #[cfg(test)]
 mod test_support;
 pub mod transactional;
@@ -61,9 +65,11 @@ pub use counters::ProcessCounters;
 pub use dedup::DedupOptions;
 pub use guard::{HandlerHealth, quiet_handler_panics};
 pub use handler::{AlertHandler, HandlerError, HandlerMode, TransactionalHandler, WindowHandler};
+pub use json_pointer::{JsonPointer, JsonPointerRefusal, JsonValue};
 pub use outlet::Inlet;
 pub use realtime::{Realtime, RealtimeOptions};
 pub use retry::RetryOptions;
+pub use rules::{AlertRule, Rules, RulesCounters, RulesOptions};
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
 pub use window::ClosedWindow;

@@ -1,8 +1,8 @@
-//! File calls that the standard library does not wrap: the POSIX lock with its holder's pid, and the file system's name.
+//! File calls that the standard library does not wrap: the POSIX lock with its holder's pid, the file system's name, files in memory.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// How an attempt to lock a file ended.
 #[derive(Debug)]
@@ -85,4 +85,21 @@ pub fn file_system_name(file: &File) -> io::Result<String> {
         other => return Ok(format!("{other:#x}")),
     };
     Ok(name.to_owned())
+}
+
+/// A file in memory with these bytes, to be read from its start; it goes when its last descriptor is closed.
+///
+/// # Errors
+/// Whatever memfd_create or writing says.
+pub fn memory_file(bytes: &[u8]) -> io::Result<File> {
+    // SAFETY: the name is a C string that outlives the call.
+    let descriptor = unsafe { libc::memfd_create(c"eventstream".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is fresh and nobody else's.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
