@@ -21,6 +21,7 @@
 mod layers;
 mod refusal;
 mod values;
+mod windows;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,9 +32,12 @@ pub use values::{
     Auto, ByteSize, Cause, CoreSpec, Dedup, Durability, HugePages, IdleStrategy, OnOff, OptionValue, Overflow, Rule, read_ruled,
 };
 
+pub use windows::{WindowCause, WindowConflict, WindowEntry};
+
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
 use crate::wire::{Priority, Tier};
 use values::Rule::{Any, Between, PowerOfTwo};
+use windows::WINDOW_MS;
 
 /// One option, for every layer and for `--help`.
 #[derive(Debug)]
@@ -103,6 +107,8 @@ macro_rules! options {
             $($(#[doc = $doc])+ pub $field: $type,)+
             /// Topic overrides, from the file's table `[topics]`.
             pub topics: Vec<TopicOverride>,
+            /// Windows beside the default ones, from the file's list `[[windows]]`.
+            pub windows: Vec<WindowEntry>,
         }
 
         /// All options, in the order of `--help`.
@@ -123,6 +129,7 @@ macro_rules! options {
                 Config {
                     $($field: read_ruled::<$type>($default, $rule).expect("C1: defaults keep their rules"),)+
                     topics: Vec::new(),
+                    windows: Vec::new(),
                 }
             }
         }
@@ -224,7 +231,13 @@ options! {
     /// How long dedup remembers a key, milliseconds.
     dedup_window_ms: u64 = "3600000", Between(100, 604_800_000);
     /// The length of BATCH's windows, milliseconds.
-    window_ms: u32 = "5000", Between(10, 86_400_000);
+    window_ms: u32 = "5000", Between(*WINDOW_MS.start(), *WINDOW_MS.end());
+    /// From the start of one window to that of the next, milliseconds; auto: the length, so that windows lie side by side.
+    window_slide_ms: Auto<u32> = "auto", Between(*WINDOW_MS.start(), *WINDOW_MS.end());
+    /// Bytes of windows.jsonl after which it is renamed away.
+    window_log_bytes: ByteSize = "64MiB", Between(4_096, 1 << 40);
+    /// Files of windows kept beside the one that is written.
+    window_log_files: u32 = "4", Between(0, 1_000);
 
     /// When a stored event survives a power cut.
     durability: Durability = "group", Any;
@@ -298,6 +311,7 @@ impl Config {
             }
             _ => {}
         }
+        windows::check(self).map_err(|conflict| ConfigRefusal::Conflict(Conflict::Windows(conflict)))?;
         let dead_letters = self.dead_letter_file();
         let name = dead_letters.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("events.") && name.ends_with(".bin") {

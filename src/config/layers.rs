@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::refusal::{ConfigRefusal, FilterCause, Origin};
+use super::windows::{self, WindowEntry};
 use super::{Config, OPTIONS, OptionSpec, TopicOverride};
 use crate::limits::{CONFIG_FILE_BYTES_MAX, TOPIC_FILTER_BYTES_MAX};
 
@@ -144,7 +145,7 @@ impl Config {
             None => layers.variable("EVENTSTREAM_CONFIG")?.map(PathBuf::from),
         };
         let file = path.map(|path| FileLayer::read(&path)).transpose()?.unwrap_or_default();
-        let mut config = Config { topics: file.topics, ..Config::default() };
+        let mut config = Config { topics: file.topics, windows: file.windows, ..Config::default() };
         for option in OPTIONS {
             let variable = layers.variable(&option.variable())?;
             let (text, origin) = match (layers.flags.value(option), variable, file.values.get(&option.name())) {
@@ -165,12 +166,13 @@ impl Config {
     }
 }
 
-/// What a file says: values as text with their line, and the topic overrides.
+/// What a file says: values as text with their line, the topic overrides, and the windows.
 #[derive(Debug, Default)]
 struct FileLayer {
     path: PathBuf,
     values: BTreeMap<String, (String, usize)>,
     topics: Vec<TopicOverride>,
+    windows: Vec<WindowEntry>,
 }
 
 impl FileLayer {
@@ -197,6 +199,7 @@ impl FileLayer {
             let (name, line) = (key.get_ref().as_ref(), line_of(key.span().start));
             match (name, value.get_ref()) {
                 ("topics", DeValue::Table(topics)) => layer.topics = read_topics(path, topics, line_of)?,
+                ("windows", list) => layer.windows = windows::read(path, line, list, line_of)?,
                 (name, value) if OptionSpec::find(name).is_some() => {
                     let text = scalar(value).map_err(|found| layer.wrong_kind(line, name, found))?;
                     layer.values.insert(name.to_owned(), (text, line));
@@ -214,14 +217,14 @@ impl FileLayer {
 
     fn unknown_key(&self, line: usize, key: &str) -> ConfigRefusal {
         let wanted = key.replace('_', "-");
-        let nearest = OPTIONS.iter().map(|option| option.name()).chain(["topics".to_owned()]);
+        let nearest = OPTIONS.iter().map(|option| option.name()).chain(["topics", "windows"].map(str::to_owned));
         let nearest = nearest.min_by_key(|name| edit_distance(name, &wanted)).expect("there are options");
         ConfigRefusal::UnknownKey { path: self.path.clone(), line, key: key.to_owned(), nearest }
     }
 }
 
 /// The text of a value, as if it had been written as a flag; else what it is.
-fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
+pub(super) fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) => Ok(number.to_string()),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::OptionSpec;
 use super::values::{Cause, Rule};
+use super::windows::{self, WindowCause, WindowConflict};
 use crate::wire::Tier;
 
 /// Where a value was written.
@@ -103,6 +104,8 @@ pub enum Conflict {
     NoIntake,
     /// The dead letters would be written into the log.
     DeadLettersIntoLog(PathBuf),
+    /// Definitions of windows.
+    Windows(WindowConflict),
 }
 
 impl Conflict {
@@ -133,6 +136,7 @@ impl Conflict {
                 "dead letters would be written into the log and damage it".to_owned(),
                 "a path of its own, such as dlq_log.txt in the data folder".to_owned(),
             ),
+            Conflict::Windows(conflict) => conflict.lines(),
         }
     }
 }
@@ -216,6 +220,17 @@ pub enum ConfigRefusal {
         /// As written.
         text: String,
     },
+    /// A key of a `[[windows]]`.
+    Window {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// Why.
+        cause: WindowCause,
+    },
     /// Two values that are wrong together.
     Conflict(Conflict),
 }
@@ -244,7 +259,8 @@ impl ConfigRefusal {
             ),
             ConfigRefusal::UnknownKey { path, line, key, nearest } => (
                 format!("unknown key `{key}` ({} line {line})", path.display()),
-                "keys are the names of the flags of `serve`, without the dashes in front, and the table [topics]".to_owned(),
+                "keys are the names of the flags of `serve`, without the dashes in front, the table [topics], and [[windows]]"
+                    .to_owned(),
                 format!("did you mean `{nearest}`? `eventstream serve --help` lists all"),
             ),
             ConfigRefusal::WrongKind { path, line, key, found } => (
@@ -265,6 +281,11 @@ impl ConfigRefusal {
                 ),
                 "it is none of batch, low, medium, high, critical, 0 to 4".to_owned(),
                 format!("\"{filter}\" = \"high\""),
+            ),
+            ConfigRefusal::Window { path, line, key, cause } => (
+                format!("key `{key}` of [[windows]] is refused ({} line {line})", path.display()),
+                cause.to_string(),
+                windows::example(key).to_owned(),
             ),
             ConfigRefusal::Conflict(conflict) => conflict.lines(),
         }

@@ -19,10 +19,10 @@ use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::LedgerCells;
 use crate::metrics::pulse::RunnerPulse;
+use crate::metrics::window_gauges::WindowGauges;
 use crate::pool::{PoolCounters, PoolMetrics, PoolOwner, PoolPlan, SharedPool, SlotClass};
 use crate::process::{
     AlertLog, AlertLogOptions, Batch, Inlet, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Transactional, WindowLog,
-    WindowLogOptions,
 };
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
@@ -84,6 +84,8 @@ pub(super) struct NodeView {
     pub(super) owners: Vec<Arc<PoolCounters>>,
     pub(super) appender: Option<Arc<AppenderCounters>>,
     pub(super) watch: ProcessWatch,
+    /// The last closed windows, where a definition shows them.
+    pub(super) windows: Option<Arc<WindowGauges>>,
     pub(super) findings: Vec<Finding>,
     /// Agents that report at each stage of the drain.
     pub(super) reactors: u32,
@@ -158,6 +160,7 @@ pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, Node
             owners: counters,
             appender: None,
             watch: ProcessWatch::new(process.clone(), Vec::new()),
+            windows: None,
             findings: Vec::new(),
             reactors: reactors as u32,
         },
@@ -318,12 +321,17 @@ impl Builder<'_> {
     fn batch(&mut self, runner: usize, health: &mut Vec<Arc<crate::process::HandlerHealth>>) -> Result<AnyAgent, EngineError> {
         let handler = self.parts.handlers.windows.as_ref().map(|make| make(self.parts.number));
         let path = self.file("windows");
-        let log = WindowLog::open(&WindowLogOptions::new(&path), handler, self.process.clone())
-            .map_err(|error| EngineError::file("open", &path, error))?;
+        let log = WindowLog::open(
+            &options::window_log(self.parts.config, path.clone(), self.parts.number),
+            handler,
+            self.process.clone(),
+        )
+        .map_err(|error| EngineError::file("open", &path, error))?;
         health.extend(log.health().cloned());
         self.view.measured.extend(log.measured());
+        self.view.windows = log.gauges().cloned();
         let wiring = self.processor(Tier::Batch, runner);
-        let agent = Batch::new(options::batch(self.parts.config), log, wiring);
+        let agent = Batch::new(log, wiring);
         self.view.latencies.push(("batch", agent.latency()));
         Ok(AnyAgent::Batch(Box::new(agent)))
     }

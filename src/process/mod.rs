@@ -33,7 +33,9 @@ mod handled;
 pub mod handler;
 pub mod json_pointer;
 mod offload;
+mod open_windows;
 pub mod outlet;
+mod quantiles;
 pub mod realtime;
 mod retry;
 #[cfg(test)]
@@ -42,6 +44,8 @@ pub mod transactional;
 pub mod watch;
 pub mod window;
 pub mod window_log;
+mod window_panes;
+mod window_table;
 
 use std::sync::Arc;
 
@@ -53,7 +57,7 @@ use crate::sys::clock::Nanos;
 use crate::sys::wake::Waker;
 
 pub use alert_log::{AlertLog, AlertLogOptions};
-pub use batch::{Batch, BatchOptions};
+pub use batch::Batch;
 pub use counters::ProcessCounters;
 pub use dedup::DedupOptions;
 pub use guard::{HandlerHealth, quiet_handler_panics};
@@ -64,7 +68,7 @@ pub use realtime::{Realtime, RealtimeOptions};
 pub use retry::RetryOptions;
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
-pub use window::ClosedWindow;
+pub use window::{ClosedWindow, GroupBy, ValueFigures, ValueSummary, WindowDefinition};
 pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 
 /// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next

@@ -11,6 +11,7 @@
 //!   leave of it.
 //! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, and every event has its outcome. No
 //!   drain is needed for that.
+//! - **O9** Windows side by side hold each BATCH event whose handler is done, once, when the node is drained.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -305,8 +305,10 @@ impl<'a> World<'a> {
         oracle::check_receipts(&ledger, &least, &most);
         self.check_letters(&total);
         self.check_rest();
+        let counters = self.node.counters();
+        assert_eq!(self.node.windowed.get(), counters["events_processed batch"], "O9: BATCH events in windows, and processed");
         let log_checksum = self.check_log();
-        Outcome { terms: total, counters: self.node.counters(), steps: self.steps, log_checksum }
+        Outcome { terms: total, counters, steps: self.steps, log_checksum }
     }
 
     /// What agents must have received, and what they may have: bytes that came after the engine itself ended a connection need not be
