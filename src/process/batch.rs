@@ -19,7 +19,7 @@ use crate::bus::TierReceiver;
 use crate::metrics::latency::LatencyShared;
 use crate::pool::{Event, SharedPool};
 use crate::process::handled::HandledLatency;
-use crate::process::open_windows::OpenWindows;
+use crate::process::open_windows::{OpenWindows, Recorded};
 use crate::process::outlet::Outlet;
 use crate::process::window_log::WindowLog;
 use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
@@ -77,11 +77,11 @@ impl Batch {
             return 0;
         }
         self.batch.iter().for_each(|event| self.pool.prefetch(event));
-        let mut without_row = 0;
-        for event in &self.batch {
+        let without_row = self.windows.record(self.batch.iter().map(|event| {
             let header = self.pool.header(event);
-            without_row += self.windows.record(self.pool.payload(event), usize::from(header.topic_len), header.received_wall);
-        }
+            let (topic, body) = self.pool.payload(event).split_at(usize::from(header.topic_len));
+            Recorded { topic, body, received_at: header.received_wall }
+        }));
         let (handled_at, done) = (clock.now(), self.batch.len() as u32);
         for event in self.batch.drain(..) {
             self.latency.record(self.pool.header(&event).received_at, handled_at);

@@ -7,7 +7,7 @@
 //! TRANSACTIONAL ──► transactional: seen before? ── yes ──► duplicate        ├──► inlets ──► appender
 //!                     │  handler ── fails ──► copy, back-off, again         │
 //!                     └─ ok ────────────────────────────────────────────────┤
-//! BATCH ──────────► batch: windows per topic ── closed ──► window log       │
+//! BATCH ──────────► batch: panes of windows ── closed ───► window log       │
 //!                     └─────────────────────────────────────────────────────┘
 //!                   what cannot be processed ──► dead letters, with its reason
 //! ```

@@ -27,6 +27,13 @@ const UNKNOWN: u32 = u32::MAX;
 /// Resolved: there is no room for a row.
 const NO_ROW: u32 = u32::MAX - 1;
 
+/// What is counted of an event.
+pub(crate) struct Recorded<'e> {
+    pub(crate) topic: &'e [u8],
+    pub(crate) body: &'e [u8],
+    pub(crate) received_at: WallNanos,
+}
+
 /// What the closing of panes came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Closed {
@@ -165,30 +172,33 @@ impl More {
         }
     }
 
-    fn resolve(&self, topic: &[u8]) -> u32 {
-        let mut all = 0;
-        self.filters.for_each_match(topic, |bits| all |= bits);
-        all
+    /// The definitions that match a topic, a bit each; `topic_row` is its row in the default definition's pane.
+    #[inline]
+    fn matching(&mut self, topic_row: Option<usize>, topic: &[u8]) -> u32 {
+        if let Some(bits) = topic_row.and_then(|row| self.matching.get(row)) {
+            return *bits;
+        }
+        self.resolve(topic_row.is_some(), topic)
     }
 
-    /// Counts an event into every matching definition but the default one; `topic_row` is its topic's row there. Returns how many
-    /// had no row for it.
-    fn record(&mut self, topic_row: Option<usize>, topic: &[u8], body: &[u8], received_at: WallNanos) -> u64 {
-        let mut matching = match topic_row {
-            Some(row) if row < self.matching.len() => self.matching[row],
-            Some(_) => {
-                // Rows are given out in order: this is the next one.
-                let bits = self.resolve(topic);
-                self.matching.push(bits);
-                bits
-            }
-            None => self.resolve(topic), // OW5
-        };
+    #[cold]
+    fn resolve(&mut self, has_row: bool, topic: &[u8]) -> u32 {
+        let mut all = 0;
+        self.filters.for_each_match(topic, |bits| all |= bits);
+        if has_row {
+            // Rows are given out in order: its row is the next one.
+            self.matching.push(all);
+        }
+        all // OW5: kept only for a topic with a row.
+    }
+
+    /// Counts an event into the definitions that match its topic. Returns how many had no row for it.
+    fn record(&mut self, mut matching: u32, topic_row: Option<usize>, event: &Recorded<'_>) -> u64 {
         let mut without_row = 0;
         while matching != 0 {
             let grouped = &mut self.grouped[matching.trailing_zeros() as usize];
             matching &= matching - 1;
-            without_row += u64::from(!grouped.record(topic_row, topic, body, received_at));
+            without_row += u64::from(!grouped.record(topic_row, event));
         }
         without_row
     }
@@ -205,10 +215,10 @@ impl Grouped {
         self.rows.fill(UNKNOWN);
     }
 
-    fn record(&mut self, topic_row: Option<usize>, topic: &[u8], body: &[u8], received_at: WallNanos) -> bool {
+    fn record(&mut self, topic_row: Option<usize>, event: &Recorded<'_>) -> bool {
         let known = topic_row.map_or(UNKNOWN, |row| self.rows[row]);
         let row = if known == UNKNOWN {
-            let group = self.definition.group_by.group(topic, &self.definition.filter);
+            let group = self.definition.group_by.group(event.topic, &self.definition.filter);
             let row = self.pane.table.find_or_add(group).map_or(NO_ROW, |row| row as u32);
             if let Some(topic_row) = topic_row {
                 self.rows[topic_row] = row;
@@ -220,8 +230,8 @@ impl Grouped {
         if row == NO_ROW {
             return false;
         }
-        self.pane.table.count(row as usize, body.len() as u32, received_at);
-        if let Some(value) = self.definition.value.as_ref().and_then(|pointer| number_at(pointer, body)) {
+        self.pane.table.count(row as usize, event.body.len() as u32, event.received_at);
+        if let Some(value) = self.definition.value.as_ref().and_then(|pointer| number_at(pointer, event.body)) {
             self.pane.table.count_value(row as usize, value);
         }
         true
@@ -274,16 +284,34 @@ impl OpenWindows {
         self.panes().for_each(|pane| (pane.opened_at, pane.opened_wall, pane.floor) = (now, wall, now));
     }
 
-    /// Counts an event (OW1). Returns how many definitions had no row for it.
+    /// Counts events (OW1). Returns how often a definition had no row for one.
     #[inline]
-    pub(crate) fn record(&mut self, payload: &[u8], topic_len: usize, received_at: WallNanos) -> u64 {
-        let (topic, body) = payload.split_at(topic_len);
-        let row = self.topics.table.record(topic, body.len() as u32, received_at);
-        let without_row = u64::from(row.is_none());
+    pub(crate) fn record<'e>(&mut self, events: impl Iterator<Item = Recorded<'e>>) -> u64 {
+        let topics = &mut self.topics.table;
+        let mut topics_row = |event: &Recorded<'e>| topics.record(event.topic, event.body.len() as u32, event.received_at);
         match &mut self.more {
-            None => without_row,
-            Some(more) => without_row + more.record(row, topic, body, received_at),
+            None => events.map(|event| u64::from(topics_row(&event).is_none())).sum(),
+            Some(more) => Self::record_more(more, topics_row, events),
         }
+    }
+
+    /// Apart, so that the loop of the default windows alone stays as small as it is.
+    #[inline(never)]
+    fn record_more<'e>(
+        more: &mut More,
+        mut topics_row: impl FnMut(&Recorded<'e>) -> Option<usize>,
+        events: impl Iterator<Item = Recorded<'e>>,
+    ) -> u64 {
+        let mut without_row = 0;
+        for event in events {
+            let row = topics_row(&event);
+            without_row += u64::from(row.is_none());
+            let matching = more.matching(row, event.topic);
+            if matching != 0 {
+                without_row += more.record(matching, row, &event);
+            }
+        }
+        without_row
     }
 
     /// Closes the panes that are over, or all of them now if `at_once`.

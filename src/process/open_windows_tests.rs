@@ -81,7 +81,8 @@ impl Bench {
     /// An event, as the processor takes it: after what is over has been closed.
     fn event(&mut self, topic: &str, body: &str) -> u64 {
         self.poll(false);
-        self.windows.record(format!("{topic}{body}").as_bytes(), topic.len(), self.wall())
+        let event = Recorded { topic: topic.as_bytes(), body: body.as_bytes(), received_at: self.wall() };
+        self.windows.record(std::iter::once(event))
     }
 
     fn write(&mut self) {

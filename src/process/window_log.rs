@@ -37,7 +37,7 @@ use crate::storage::rotating_file::{Complaints, RotatingFile, RotatingFileLimits
 use crate::sys::clock::Nanos;
 use crate::sys::process::helper_thread_setup;
 
-/// Lines are written in pieces of about this size.
+/// Lines are written in pieces of about this size, or of half a file where that is less: so no file is longer than its limit.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// What windows there are, and where they go.
@@ -171,6 +171,7 @@ impl WindowLog {
                 file,
                 bytes: Vec::with_capacity(2 * PIECE_BYTES),
                 count: 0,
+                piece_bytes: PIECE_BYTES.min((options.limits.file_bytes_max / 2) as usize),
                 counters,
                 complaints: Complaints::default(),
             },
@@ -331,6 +332,8 @@ struct Lines {
     bytes: Vec<u8>,
     /// Lines in `bytes`.
     count: u64,
+    /// When they are written.
+    piece_bytes: usize,
     counters: Arc<ProcessCounters>,
     complaints: Complaints,
 }
@@ -343,7 +346,7 @@ impl Lines {
         serde_json::to_writer(&mut self.bytes, &Line::of(window)).expect("a line is plain data, and memory takes it");
         self.bytes.push(b'\n');
         self.count += 1;
-        if self.bytes.len() >= PIECE_BYTES {
+        if self.bytes.len() >= self.piece_bytes {
             self.flush();
         }
     }

@@ -98,13 +98,17 @@ impl WindowTable {
             + definition.group_bytes_max
     }
 
-    /// Counts an event into its group's row, and says which that is. `None`: there is none (WT2).
-    #[inline]
+    /// Counts an event into its group's row, and says which that is. `None`: there is none (WT2). Always inlined: the call alone is 19
+    /// instructions an event, of some 350 that the processor has for it in all.
+    #[inline(always)]
     pub(crate) fn record(&mut self, group: &[u8], body_bytes: u32, received_at: WallNanos) -> Option<usize> {
-        let is_last = self.rows.get(self.last_row).is_some_and(|row| self.name_of(row) == group);
-        if !is_last {
-            self.last_row = self.find_or_add(group)?;
+        if let Some(row) = self.rows.get_mut(self.last_row)
+            && self.names[row.name_start as usize..][..usize::from(row.name_len)] == *group
+        {
+            row.counts.add(body_bytes, received_at);
+            return Some(self.last_row);
         }
+        self.last_row = self.find_or_add(group)?;
         self.count(self.last_row, body_bytes, received_at);
         Some(self.last_row)
     }
@@ -120,11 +124,14 @@ impl WindowTable {
         self.values[row].add(value);
     }
 
+    #[inline]
     fn name_of(&self, row: &Row) -> &[u8] {
         &self.names[row.name_start as usize..][..usize::from(row.name_len)]
     }
 
-    /// The row of this name, or the empty place of the index where it would be.
+    /// The row of this name, or the empty place of the index where it would be. Always inlined, for
+    /// the same reason.
+    #[inline(always)]
     fn find(&self, hash: u64, name: &[u8]) -> Result<usize, usize> {
         let mask = self.index.len() - 1;
         let mut place = hash as usize & mask;
