@@ -15,7 +15,7 @@ impl WindowHandler for Board {
     fn window_closed(&mut self, window: &ClosedWindow<'_>) {
         println!(
             "{:<10} {:>5} readings in {:>3} ms: {:>8.0} a second, {:.1} bytes each",
-            window.topic,
+            window.group,
             window.events,
             window.length.0 / 1_000_000,
             window.events_per_s(),

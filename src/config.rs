@@ -23,6 +23,7 @@ mod layers;
 mod refusal;
 mod rules;
 mod values;
+mod windows;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use layers::{ArgumentRefusal, Flags, Layers, Loaded, VARIABLES_APART};
 pub use refusal::{ConfigRefusal, Conflict, FilterCause, Origin};
 pub use rules::{KeyCause, RuleCause};
 pub use values::{Auto, ByteSize, Cause, CoreSpec, Decimal, Dedup, IdleStrategy, OnOff, OptionValue, Rule, read_ruled};
+pub use windows::{WindowCause, WindowConflict, WindowEntry};
 
 use crate::bus::{Overflow, TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
@@ -39,6 +41,7 @@ use crate::storage::appender::Durability;
 use crate::sys::memory::HugePages;
 use crate::wire::{Priority, Tier};
 use values::Rule::{Any, Between, BetweenThousandths, PowerOfTwo};
+use windows::WINDOW_MS;
 
 /// One option, for every layer and for `--help`.
 #[derive(Debug)]
@@ -112,6 +115,8 @@ macro_rules! options {
             pub classes: Vec<TopicClass>,
             /// Alert rules, from the file's tables `[[rules]]`; none: every REALTIME event is an alert.
             pub rules: Vec<AlertRule>,
+            /// Windows beside the default ones, from the file's list `[[windows]]`.
+            pub windows: Vec<WindowEntry>,
         }
 
         /// All options, in the order of `--help`.
@@ -134,6 +139,7 @@ macro_rules! options {
                     topics: Vec::new(),
                     classes: Vec::new(),
                     rules: Vec::new(),
+                    windows: Vec::new(),
                 }
             }
         }
@@ -243,7 +249,13 @@ options! {
     /// How long dedup remembers a key, milliseconds.
     dedup_window_ms: u64 = "3600000", Between(100, 604_800_000);
     /// The length of BATCH's windows, milliseconds.
-    window_ms: u32 = "5000", Between(10, 86_400_000);
+    window_ms: u32 = "5000", Between(*WINDOW_MS.start(), *WINDOW_MS.end());
+    /// From the start of one window to that of the next, milliseconds; auto: the length, so that windows lie side by side.
+    window_slide_ms: Auto<u32> = "auto", Between(*WINDOW_MS.start(), *WINDOW_MS.end());
+    /// Bytes of windows.jsonl after which it is renamed away.
+    window_log_bytes: ByteSize = "64MiB", Between(4_096, 1 << 40);
+    /// Files of windows kept beside the one that is written.
+    window_log_files: u32 = "4", Between(0, 1_000);
 
     /// The longest body that the conditions of rules look at, and what their actions get of a body.
     rule_body_bytes_max: ByteSize = "4KiB", Between(64, 65_536);
@@ -333,6 +345,7 @@ impl Config {
             }
             _ => {}
         }
+        windows::check(self).map_err(|conflict| ConfigRefusal::Conflict(Conflict::Windows(conflict)))?;
         let dead_letters = self.dead_letter_file();
         let name = dead_letters.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("events.") && name.ends_with(".bin") {

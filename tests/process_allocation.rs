@@ -13,9 +13,9 @@ use eventstream::pool::{
 };
 use eventstream::process::rules::{AlertRule, Comparison, Condition, JsonCondition, JsonTest, Needle, Operand, Pattern};
 use eventstream::process::{
-    AlertHandler, AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget,
+    AlertHandler, AlertLog, AlertLogOptions, Batch, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet, PollBudget,
     ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, Rules, RulesOptions, Transactional, TransactionalHandler,
-    TransactionalOptions, WindowLog, WindowLogOptions, duplicates_by_class,
+    TransactionalOptions, WindowDefinition, WindowLog, WindowLogOptions, duplicates_by_class,
 };
 use eventstream::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use eventstream::storage::status::InletProgress;
@@ -114,6 +114,22 @@ impl TransactionalHandler for Tenth {
     }
 }
 
+/// Windows of every kind: side by side and sliding, with groups and values, and with fewer rows than topics.
+fn definitions() -> Vec<WindowDefinition> {
+    let slide = Nanos::from_millis(2);
+    let topics = WindowDefinition { groups_max: 8, ..WindowDefinition::topics(slide) };
+    let sliding = WindowDefinition {
+        name: "sliding".into(),
+        filter: "t/+".parse().unwrap(),
+        group_by: GroupBy::Levels(1),
+        length: Nanos(slide.0 * 3),
+        value: Some("".parse().unwrap()),
+        ..topics.clone()
+    };
+    let all = WindowDefinition { name: "all".into(), group_by: GroupBy::Filter, length: slide, ..sliding.clone() };
+    vec![topics, sliding, all]
+}
+
 /// One tier around one processor.
 struct Tier {
     priority: Priority,
@@ -161,7 +177,8 @@ impl House {
             }
         };
         let alerts = AlertLog::open(&AlertLogOptions::new(folder.join("alerts.jsonl"))).unwrap();
-        let windows = WindowLog::open(&WindowLogOptions::new(folder.join("windows.jsonl")), None, counters.clone()).unwrap();
+        let windows = WindowLogOptions { definitions: definitions(), ..WindowLogOptions::new(folder.join("windows.jsonl")) };
+        let windows = WindowLog::open(&windows, None, counters.clone()).unwrap();
         let options = TransactionalOptions {
             dedup: Some(DedupOptions { capacity_keys: 10_000, window: Nanos::from_millis(100) }),
             ..Default::default()
@@ -169,7 +186,7 @@ impl House {
         let agents: [Box<dyn Agent<TimeOnly>>; 3] = [
             Box::new(Realtime::new(RealtimeOptions::default(), vec![Box::new(alerts)], wiring()).unwrap()),
             Box::new(Transactional::new(options, Some(Box::new(Tenth)), retry_memory, wiring()).unwrap()),
-            Box::new(Batch::new(BatchOptions { window: Nanos::from_millis(2) }, windows, wiring())),
+            Box::new(Batch::new(windows, wiring())),
         ];
         let priorities = [Priority::High, Priority::Medium, Priority::Low];
         let tiers = priorities
@@ -187,7 +204,15 @@ impl House {
         for tier in &mut self.tiers {
             for turn in 0..100u64 {
                 let body = (self.sent - turn % 3).to_le_bytes(); // Some repeat each other.
-                let payload = [b't', b'/', b'0' + (self.sent % 10) as u8, body[0], body[1], body[2], body[3]];
+                let digits = body.map(|byte| b'0' + byte % 10);
+                let topic = [b't', b'/', b'0' + (self.sent % 10) as u8];
+                // BATCH bodies are numbers.
+                let body = if tier.priority == Priority::Low {
+                    [b'1', digits[0], digits[1], digits[2]]
+                } else {
+                    [body[0], body[1], body[2], body[3]]
+                };
+                let payload = [topic[0], topic[1], topic[2], body[0], body[1], body[2], body[3]];
                 let header = EventHeader {
                     id: self.sent,
                     received_at: self.ring.now(),

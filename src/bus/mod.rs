@@ -27,4 +27,4 @@ pub use dispatch::{Dispatch, DuplicateOverride};
 pub use lane::{LaneConsumer, LaneGauge, LaneProducer, lane};
 pub use policy::{Overflow, Pressure, Sent, TierGauge, TierSender};
 pub use tier::{TierOptions, TierReceiver, split_capacity, tier};
-pub use topic::{TopicFilter, TopicFilterRefusal, TopicTable};
+pub use topic::{TOPIC_FILTER_LEVELS_MAX, TopicFilter, TopicFilterRefusal, TopicTable};

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::classes::read_classes;
 use super::refusal::{ConfigRefusal, FilterCause, Origin};
 use super::rules::read_rules;
+use super::windows::{self, WindowEntry};
 use super::{Config, OPTIONS, OptionSpec, TopicOverride};
 use crate::bus::TopicClass;
 use crate::limits::{CONFIG_FILE_BYTES_MAX, TOPIC_FILTER_BYTES_MAX};
@@ -20,7 +21,7 @@ use crate::process::rules::AlertRule;
 pub const VARIABLES_APART: [&str; 3] = ["EVENTSTREAM_LOG", "EVENTSTREAM_WITHOUT", "EVENTSTREAM_CONFIG"];
 
 /// The tables of a file, beside its options.
-const TABLES: [&str; 3] = ["topics", "classes", "rules"];
+const TABLES: [&str; 4] = ["topics", "classes", "rules", "windows"];
 
 /// Why a command line is refused (exit code 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +152,8 @@ impl Config {
             None => layers.variable("EVENTSTREAM_CONFIG")?.map(PathBuf::from),
         };
         let file = path.map(|path| FileLayer::read(&path)).transpose()?.unwrap_or_default();
-        let mut config = Config { topics: file.topics, classes: file.classes, rules: file.rules, ..Config::default() };
+        let (topics, classes, rules, windows) = (file.topics, file.classes, file.rules, file.windows);
+        let mut config = Config { topics, classes, rules, windows, ..Config::default() };
         for option in OPTIONS {
             let variable = layers.variable(&option.variable())?;
             let (text, origin) = match (layers.flags.value(option), variable, file.values.get(&option.name())) {
@@ -180,6 +182,7 @@ struct FileLayer {
     topics: Vec<TopicOverride>,
     classes: Vec<TopicClass>,
     rules: Vec<AlertRule>,
+    windows: Vec<WindowEntry>,
 }
 
 impl FileLayer {
@@ -208,6 +211,7 @@ impl FileLayer {
                 ("topics", DeValue::Table(topics)) => layer.topics = read_topics(path, topics, line_of)?,
                 ("classes", DeValue::Table(classes)) => layer.classes = read_classes(path, classes, line_of)?,
                 ("rules", DeValue::Array(rules)) => layer.rules = read_rules(path, rules, line_of)?,
+                ("windows", list) => layer.windows = windows::read(path, line, list, line_of)?,
                 (name, value) if OptionSpec::find(name).is_some() => {
                     let text = scalar(value).map_err(|found| layer.wrong_kind(line, name, found))?;
                     layer.values.insert(name.to_owned(), (text, line));

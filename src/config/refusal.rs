@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::OptionSpec;
 use super::rules::RuleCause;
 use super::values::{Cause, Rule};
+use super::windows::{self, WindowCause, WindowConflict};
 use crate::bus::{ClassRefusal, TopicFilterRefusal};
 use crate::wire::Tier;
 
@@ -110,6 +111,8 @@ pub enum Conflict {
     DeadLettersIntoLog(PathBuf),
     /// Topic classes that make no sense.
     Classes(ClassRefusal),
+    /// Definitions of windows.
+    Windows(WindowConflict),
 }
 
 impl Conflict {
@@ -143,6 +146,7 @@ impl Conflict {
             Conflict::Classes(refusal) => {
                 ("the table [classes] is refused".to_owned(), refusal.to_string(), CLASS_FORM.to_owned())
             }
+            Conflict::Windows(conflict) => conflict.lines(),
         }
     }
 }
@@ -257,6 +261,17 @@ pub enum ConfigRefusal {
         /// Why.
         cause: Box<RuleCause>,
     },
+    /// A key of a `[[windows]]`.
+    Window {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// Why.
+        cause: WindowCause,
+    },
     /// Two values that are wrong together.
     Conflict(Conflict),
 }
@@ -285,7 +300,7 @@ impl ConfigRefusal {
             ),
             ConfigRefusal::UnknownKey { path, line, key, nearest } => (
                 format!("unknown key `{key}` ({} line {line})", path.display()),
-                "keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics], [classes] and [[rules]]"
+                "keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics], [classes], [[rules]], [[windows]]"
                     .to_owned(),
                 format!("did you mean `{nearest}`? `eventstream serve --help` lists all"),
             ),
@@ -323,6 +338,11 @@ impl ConfigRefusal {
                 let (cause, fix) = cause.lines();
                 (format!("rule {rule} is refused{place}"), cause, fix)
             }
+            ConfigRefusal::Window { path, line, key, cause } => (
+                format!("key `{key}` of [[windows]] is refused ({} line {line})", path.display()),
+                cause.to_string(),
+                windows::example(key).to_owned(),
+            ),
             ConfigRefusal::Conflict(conflict) => conflict.lines(),
         }
     }

@@ -187,7 +187,7 @@ fn a_file_that_is_no_toml_is_refused_with_its_line() {
 #[test]
 fn unknown_keys_are_refused_with_the_one_that_is_meant() {
     let lines = "error: unknown key `tcp_lisen` (es.toml line 2)\n\
-                 cause: keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics], [classes] and [[rules]]\n\
+                 cause: keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics], [classes], [[rules]], [[windows]]\n\
                  fix:   did you mean `tcp-listen`? `eventstream serve --help` lists all";
     assert_eq!(refused(&[], &[], Some("\ntcp_lisen = \"off\"\n")), lines);
     assert!(refused(&[], &[], Some("[storage.more]\nx = 1\n")).contains("key `storage` has a table (es.toml line 1)"));

@@ -515,6 +515,7 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
         measured,
         latencies: views().flat_map(|view| view.latencies.iter().cloned()).collect(),
         pulses: views().flat_map(|view| view.pulses.iter().cloned()).collect(),
+        windows: views().filter_map(|view| view.windows.clone()).collect(),
         logs: logs
             .map(|(number, status)| {
                 let read = move || LogPosition {

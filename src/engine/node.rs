@@ -20,10 +20,11 @@ use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::LedgerCells;
 use crate::metrics::pulse::RunnerPulse;
+use crate::metrics::window_gauges::WindowGauges;
 use crate::pool::{PoolCounters, PoolMetrics, PoolOwner, PoolPlan, SharedPool, SlotClass};
 use crate::process::{
     AlertLog, AlertLogOptions, Batch, Inlet, PollBudget, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Rules,
-    Transactional, WindowLog, WindowLogOptions, duplicates_by_class,
+    Transactional, WindowLog, duplicates_by_class,
 };
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
@@ -95,6 +96,8 @@ pub(super) struct NodeView {
     pub(super) watch: ProcessWatch,
     pub(super) control: Arc<ControlStatus>,
     pub(super) level_watch: LevelWatch,
+    /// The last closed windows, where a definition shows them.
+    pub(super) windows: Option<Arc<WindowGauges>>,
     pub(super) findings: Vec<Finding>,
     /// Agents that report at each stage of the drain.
     pub(super) reactors: u32,
@@ -195,6 +198,7 @@ pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, Node
             watch: ProcessWatch::new(process.clone(), Vec::new()),
             level_watch: LevelWatch::new(control.clone()),
             control,
+            windows: None,
             findings: Vec::new(),
             reactors: reactors as u32,
             publishers: Vec::new(),
@@ -426,12 +430,17 @@ impl Builder<'_> {
     fn batch(&mut self, runner: usize, health: &mut Vec<Arc<crate::process::HandlerHealth>>) -> Result<AnyAgent, EngineError> {
         let handler = self.parts.handlers.windows.as_ref().map(|make| make(self.parts.number));
         let path = self.file("windows");
-        let log = WindowLog::open(&WindowLogOptions::new(&path), handler, self.process.clone())
-            .map_err(|error| EngineError::file("open", &path, error))?;
+        let log = WindowLog::open(
+            &options::window_log(self.parts.config, path.clone(), self.parts.number),
+            handler,
+            self.process.clone(),
+        )
+        .map_err(|error| EngineError::file("open", &path, error))?;
         health.extend(log.health().cloned());
         self.view.measured.extend(log.measured());
+        self.view.windows = log.gauges().cloned();
         let wiring = self.processor(Tier::Batch, runner);
-        let agent = Batch::new(options::batch(self.parts.config), log, wiring);
+        let agent = Batch::new(log, wiring);
         self.view.latencies.push(("batch", agent.latency()));
         Ok(AnyAgent::Batch(Box::new(agent)))
     }

@@ -8,7 +8,7 @@ use crate::control::Thresholds;
 use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{
-    BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, RulesOptions, TransactionalOptions, WindowLogOptions,
+    DedupOptions, RealtimeOptions, RetryOptions, RulesOptions, TransactionalOptions, WindowDefinition, WindowLogOptions,
 };
 use crate::runner::Idle;
 use crate::storage::appender::AppenderOptions;
@@ -32,6 +32,9 @@ pub(super) fn thresholds(config: &Config) -> Thresholds {
 
 /// Inlets are small: a full one stops its processor, so that the depth of the tier rises and flow control answers.
 pub(super) const INLET_EVENTS: usize = 4096;
+
+/// Room for the name of each group of a window, on average.
+const GROUP_NAME_BYTES: usize = 64;
 
 /// TCP makes a connection wait from this share of `--max-queue-depth` on, percent.
 const HIGH_WATER_PERCENT: u32 = 40;
@@ -163,9 +166,31 @@ pub(super) fn transactional(config: &Config, seed: u64) -> TransactionalOptions 
     }
 }
 
-/// The BATCH processor.
-pub(super) fn batch(config: &Config) -> BatchOptions {
-    BatchOptions { window: Nanos::from_millis(u64::from(config.window_ms)) }
+/// The windows of BATCH on a node.
+pub(super) fn window_log(config: &Config, path: PathBuf, node: u8) -> WindowLogOptions {
+    let span = |(length_ms, slide_ms)| (Nanos::from_millis(u64::from(length_ms)), Nanos::from_millis(u64::from(slide_ms)));
+    let (length, slide) = span(config.window_span_ms());
+    let default = WindowDefinition { slide, ..WindowDefinition::topics(length) };
+    let others = config.windows.iter().map(|entry| {
+        let (length, slide) = span(entry.span_ms(config));
+        WindowDefinition {
+            name: entry.name.clone(),
+            filter: entry.topics.clone(),
+            group_by: entry.group_by,
+            length,
+            slide,
+            value: entry.value.clone(),
+            groups_max: entry.groups_max as usize,
+            group_bytes_max: entry.groups_max as usize * GROUP_NAME_BYTES,
+            metrics: entry.metrics,
+        }
+    });
+    WindowLogOptions {
+        limits: RotatingFileLimits { file_bytes_max: config.window_log_bytes.0, keep_files: config.window_log_files },
+        definitions: [default].into_iter().chain(others).collect(),
+        node,
+        ..WindowLogOptions::new(path)
+    }
 }
 
 /// The appender.
@@ -213,7 +238,7 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
         let bytes = rules(config, PathBuf::new()).memory_bytes(&config.rules);
         budget.add_for_flag("rules: topics and queues of actions", "--rule-body-bytes-max", 1, bytes as u64);
     }
-    budget.add("window statistics", 1, WindowLogOptions::new("").table_bytes() as u64);
+    budget.add("window statistics", 1, window_log(config, PathBuf::new(), 0).table_bytes() as u64);
     let ring = ring_options(config, String::new(), true);
     budget.add_for_flag("rings", "--ring-entries", runners, ring_bytes(ring.submission_entries, ring.completion_entries));
     budget.add_for_flag(

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod pulse;
 pub mod status;
 pub mod telemetry;
+pub mod window_gauges;
 
 /// How a value behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use hdrhistogram::Histogram;
 use super::latency::LatencyShared;
 use super::ledger::{DropReason, Ledger, LedgerCells};
 use super::pulse::{RunnerPulse, Vitality};
+use super::window_gauges::{WindowGauges, WindowReading};
 use super::{Kind, Measured, Sample};
 use crate::control::{Level, LevelReading};
 use crate::pool::Source;
@@ -95,6 +96,8 @@ pub struct Telemetry {
     pub latencies: Vec<(&'static str, Arc<LatencyShared>)>,
     /// One for each runner.
     pub pulses: Vec<Arc<RunnerPulse>>,
+    /// The last closed windows, of each node with a definition that shows them.
+    pub windows: Vec<Arc<WindowGauges>>,
     /// One for each node's log; none with `--storage off`.
     pub logs: Vec<Reading<LogPosition>>,
     /// Events held anywhere, counted from slots and copies.
@@ -126,6 +129,7 @@ impl Default for Telemetry {
             measured: Vec::new(),
             latencies: Vec::new(),
             pulses: Vec::new(),
+            windows: Vec::new(),
             logs: Vec::new(),
             in_flight: Box::new(|| 0),
             state: Box::new(|| PipelineState::Running),
@@ -185,6 +189,7 @@ impl Telemetry {
             ledger: Ledger::read(self.ledgers.iter().map(|cells| &**cells)),
             series: BTreeMap::new(),
             latencies: Vec::new(),
+            windows: self.windows.iter().map(|gauges| gauges.read()).collect(),
             runners: self.pulses.iter().map(|pulse| (pulse.name().to_owned(), pulse.turns(), pulse.vitality(now))).collect(),
             state: (self.state)(),
             levels: self.levels.iter().map(|read| read()).collect(),
@@ -229,6 +234,8 @@ pub struct Snapshot {
     pub series: BTreeMap<&'static str, Series>,
     /// Histograms by name, nanoseconds.
     pub latencies: Vec<(&'static str, Histogram<u64>)>,
+    /// The last closed windows that are shown.
+    pub windows: Vec<WindowReading>,
     /// Name, turns and vitality of each runner.
     pub runners: Vec<(String, u64, Vitality)>,
     /// How far the logs are.

@@ -41,9 +41,9 @@ pub struct TransactionalCounters {
 pub struct BatchCounters {
     /// Events counted into windows and passed on.
     pub processed: Counter,
-    /// Events without a statistics row: too many topics in the window, or too long ones.
+    /// Events without a row in a definition's pane: too many groups, or too long names. Counted once for each definition.
     pub topic_limit: Counter,
-    /// Windows (of one topic each) closed.
+    /// Groups in closed panes; a window that does not slide is one pane.
     pub windows_closed: Counter,
     /// Closings put off because the writer still had the window before.
     pub windows_extended: Counter,
@@ -91,8 +91,13 @@ impl Measured for ProcessCounters {
         plain("dedup_pending_evictions", "Evicted keys of unfinished events", Kind::Counter, &trans.dedup_pending_evictions);
         plain("retries", "Tries of a handler after the first", Kind::Counter, &trans.retries);
         plain("retries_waiting", "Events waiting for their next try", Kind::Gauge, &trans.retries_waiting);
-        plain("topic_limit", "Events without a statistics row", Kind::Counter, &batch.topic_limit);
-        plain("windows_closed", "Windows closed, one per topic", Kind::Counter, &batch.windows_closed);
+        plain(
+            "topic_limit",
+            "Events without a statistics row, once for each definition of windows",
+            Kind::Counter,
+            &batch.topic_limit,
+        );
+        plain("windows_closed", "Groups in closed panes of windows", Kind::Counter, &batch.windows_closed);
         plain("windows_extended", "Closings put off by a slow writer", Kind::Counter, &batch.windows_extended);
         plain("windows_written", "Lines of the windows file written", Kind::Counter, &self.window_log.written);
         plain("windows_lost", "Lines of the windows file lost to a refused write", Kind::Counter, &self.window_log.lost);

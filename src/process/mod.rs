@@ -7,7 +7,7 @@
 //! TRANSACTIONAL ──► transactional: seen before? ── yes ──► duplicate        ├──► inlets ──► appender
 //!                     │  handler ── fails ──► copy, back-off, again         │
 //!                     └─ ok ────────────────────────────────────────────────┤
-//! BATCH ──────────► batch: windows per topic ── closed ──► window log       │
+//! BATCH ──────────► batch: panes of windows ── closed ───► window log       │
 //!                     └─────────────────────────────────────────────────────┘
 //!                   what cannot be processed ──► dead letters, with its reason
 //! ```
@@ -37,7 +37,9 @@ pub mod json_pointer;
 #[cfg(test)]
 mod level_tests;
 mod offload;
+mod open_windows;
 pub mod outlet;
+mod quantiles;
 mod rate;
 pub mod realtime;
 mod retry;
@@ -48,6 +50,8 @@ pub mod transactional;
 pub mod watch;
 pub mod window;
 pub mod window_log;
+mod window_panes;
+mod window_table;
 
 use std::sync::Arc;
 
@@ -60,7 +64,7 @@ use crate::sys::clock::Nanos;
 use crate::sys::wake::Waker;
 
 pub use alert_log::{AlertLog, AlertLogOptions};
-pub use batch::{Batch, BatchOptions};
+pub use batch::Batch;
 pub use counters::ProcessCounters;
 pub use dedup::DedupOptions;
 pub use guard::{HandlerHealth, quiet_handler_panics};
@@ -72,7 +76,7 @@ pub use retry::RetryOptions;
 pub use rules::{AlertRule, Rules, RulesCounters, RulesOptions};
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
-pub use window::ClosedWindow;
+pub use window::{ClosedWindow, GroupBy, ValueFigures, ValueSummary, WindowDefinition};
 pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 
 /// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next

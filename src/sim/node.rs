@@ -14,13 +14,13 @@ use crate::bus::{self, Dispatch, TierGauge, TierOptions, TierReceiver, TierSende
 use crate::control::{Control, ControlStatus, ControlWiring, NodeGate, ShedByClass};
 use crate::ingest::{IngestCounters, Producer, ProducerWiring, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
 use crate::metrics::latency::LatencyShared;
-use crate::metrics::ledger::{Ledger, LedgerCells};
+use crate::metrics::ledger::{Counter, Ledger, LedgerCells};
 use crate::metrics::{Measured, Sample};
 use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
 use crate::process::{
-    Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters, ProcessorWiring, Realtime,
-    RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog, WindowLogOptions,
-    WindowWriter, duplicates_by_class,
+    Batch, ClosedWindow, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters, ProcessorWiring,
+    Realtime, RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowDefinition,
+    WindowHandler, WindowLog, WindowLogOptions, WindowWriter, duplicates_by_class,
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -66,6 +66,8 @@ pub struct SimNode {
     pub collector: Collector,
     /// Writes closed windows.
     pub windows: WindowWriter,
+    /// BATCH events that came out of windows.
+    pub windowed: Arc<Counter>,
     /// Every agent's counters.
     pub measured: Vec<Arc<dyn Measured>>,
 }
@@ -124,6 +126,7 @@ struct Builder<'a> {
     ledgers: Vec<Arc<LedgerCells>>,
     inlets: [Vec<appender::Inlet>; Tier::COUNT],
     appended: Arc<AppenderCounters>,
+    windowed: Arc<Counter>,
 }
 
 /// Builds the node of a scenario and seats its agents.
@@ -143,6 +146,7 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
         ledgers: Vec::new(),
         inlets: Default::default(),
         appended: Arc::default(),
+        windowed: Arc::default(),
     };
     let (mut senders, receivers, gauges) = tiers(scenario);
     let log = scenario.storage.then(|| builder.open_log());
@@ -164,9 +168,23 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
     }
     let producers = publisher_pools.into_iter().zip(senders).enumerate();
     let producers = producers.map(|(number, (pool, tiers))| builder.producer(number, pool, tiers, log.as_ref())).collect();
-    let Builder { letters, process, ingest, shed, ledgers, appended, .. } = builder;
+    let Builder { letters, process, ingest, shed, ledgers, appended, windowed, .. } = builder;
     let measured: Vec<Arc<dyn Measured>> = vec![process, ingest, shed, appended, letters.counters().clone(), control.clone()];
-    SimNode { listener, udp, reactor, transactional, control, producers, ledgers, log, letters, collector, windows, measured }
+    SimNode {
+        listener,
+        udp,
+        reactor,
+        transactional,
+        control,
+        producers,
+        ledgers,
+        log,
+        letters,
+        collector,
+        windows,
+        windowed,
+        measured,
+    }
 }
 
 fn shared(agent: impl crate::agent::Agent<SimRing> + 'static) -> SharedAgent {
@@ -319,10 +337,10 @@ impl Builder<'_> {
     }
 
     fn batch(&mut self, receiver: TierReceiver) -> (SharedAgent, WindowWriter) {
-        let options = WindowLogOptions { topics_max: 8, topic_bytes_max: 256, ..WindowLogOptions::new("/dev/null") };
-        let (log, windows) = WindowLog::manual(&options, None, self.process.clone()).expect("/dev/null is always there");
-        let options = BatchOptions { window: Nanos::from_millis(5) };
-        (shared(Batch::new(options, log, self.wiring(Tier::Batch, receiver))), windows)
+        let options = WindowLogOptions { path: None, definitions: windows_of(self.scenario.seed), ..WindowLogOptions::new("") };
+        let handler = Box::new(CountWindowed(self.windowed.clone()));
+        let (log, windows) = WindowLog::manual(&options, Some(handler), self.process.clone()).expect("no file is opened");
+        (shared(Batch::new(log, self.wiring(Tier::Batch, receiver))), windows)
     }
 
     fn control(&self, tiers: [TierGauge; Tier::COUNT], realtime: Arc<LatencyShared>) -> (SharedAgent, Arc<ControlStatus>) {
@@ -364,6 +382,39 @@ impl Builder<'_> {
 /// The first id of a producer: the log's epoch, the producer's number, a running number.
 fn id_base(log: Option<&OpenLog<SimFile>>, producer: u64) -> u64 {
     u64::from(log.map_or(1, OpenLog::epoch)) << 48 | producer << 40
+}
+
+/// The name of the definition that counts every BATCH event once.
+const EVERY_EVENT: &str = "every-event";
+
+/// The windows of a node: topics, too many for their rows, side by side or sliding by the seed; and all as one.
+fn windows_of(seed: u64) -> Vec<WindowDefinition> {
+    let slide = Nanos::from_millis(5);
+    let length = if seed.is_multiple_of(2) { slide } else { Nanos(slide.0 * 3) };
+    let topics = WindowDefinition { slide, groups_max: 8, group_bytes_max: 256, ..WindowDefinition::topics(length) };
+    let every = WindowDefinition {
+        name: EVERY_EVENT.to_owned(),
+        group_by: GroupBy::Filter,
+        length: Nanos::from_millis(7),
+        slide: Nanos::from_millis(7),
+        ..topics.clone()
+    };
+    vec![topics, every]
+}
+
+/// Counts the events of windows that lie side by side, each of which holds an event once.
+struct CountWindowed(Arc<Counter>);
+
+impl WindowHandler for CountWindowed {
+    fn name(&self) -> &'static str {
+        "count_windowed"
+    }
+
+    fn window_closed(&mut self, window: &ClosedWindow<'_>) {
+        if window.definition == EVERY_EVENT {
+            self.0.add(window.events);
+        }
+    }
 }
 
 /// A handler whose mood follows from the frame: most are fine, some fail once or for ever, a few make it panic.

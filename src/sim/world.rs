@@ -323,8 +323,9 @@ impl<'a> World<'a> {
         oracle::check_receipts(&ledger, &least, &most);
         self.check_letters(&total);
         self.check_rest();
-        let log_checksum = self.check_log();
         let mut counters = self.node.counters();
+        assert_eq!(self.node.windowed.get(), counters["events_processed batch"], "O9: BATCH events in windows, and processed");
+        let log_checksum = self.check_log();
         for (name, count) in self.publishers.iter().flat_map(SimPublisher::counters) {
             *counters.entry(name.clone()).or_default() += count;
         }
