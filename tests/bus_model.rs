@@ -40,7 +40,8 @@ impl Numbered {
             tier: Tier::Realtime,
             source: Source::InProcess,
             attempts: 0,
-            reserved: [0; 26],
+            reserved: [0; 10],
+            key: None,
         };
         self.next += 1;
         self.owner.store(header, b"t").expect("the pool is larger than the lanes")

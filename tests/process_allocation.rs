@@ -196,7 +196,8 @@ impl House {
                     tier: tier.priority.tier(),
                     source: Source::Tcp,
                     attempts: 0,
-                    reserved: [0; 26],
+                    reserved: [0; 10],
+                    key: None,
                 };
                 let event = self.reactor.store(header, &payload).expect("the round before is home");
                 tier.to.push(event).expect("there is room for a round");

@@ -157,7 +157,8 @@ impl Intake {
             tier,
             source: origin.source,
             attempts: 0,
-            reserved: [0; 26],
+            reserved: [0; 10],
+            key: None,
         }
     }
 

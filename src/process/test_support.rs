@@ -54,7 +54,8 @@ impl TestPool {
             tier: priority.tier(),
             source: Source::Tcp,
             attempts: 0,
-            reserved: [0; 26],
+            reserved: [0; 10],
+            key: None,
         };
         self.ledger.cell(Source::Tcp, priority.tier()).received.add(1);
         let payload = [topic.as_bytes(), body].concat();
