@@ -160,13 +160,13 @@ impl House {
         let alerts = AlertLog::open(&AlertLogOptions::new(folder.join("alerts.jsonl"))).unwrap();
         let windows = WindowLog::open(&WindowLogOptions::new(folder.join("windows.jsonl")), None, counters.clone()).unwrap();
         let options = TransactionalOptions {
-            dedup: Some(DedupOptions { capacity_keys: 10_000, window: Nanos::from_millis(100) }),
+            dedup: DedupOptions { capacity_keys: 10_000, window: Nanos::from_millis(100), ..DedupOptions::default() },
             ..Default::default()
         };
         let agents: [Box<dyn Agent<TimeOnly>>; 3] = [
             Box::new(Realtime::new(RealtimeOptions::default(), vec![Box::new(alerts)], wiring()).unwrap()),
             Box::new(Transactional::new(options, Some(Box::new(Tenth)), retry_memory, wiring()).unwrap()),
-            Box::new(Batch::new(BatchOptions { window: Nanos::from_millis(2) }, windows, wiring())),
+            Box::new(Batch::new(BatchOptions { window: Nanos::from_millis(2), ..Default::default() }, windows, wiring())),
         ];
         let priorities = [Priority::High, Priority::Medium, Priority::Low];
         let tiers = priorities

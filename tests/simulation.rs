@@ -72,7 +72,7 @@ const MET: [&str; 41] = [
     "connections_closed reset",
     "connections_closed slow_frame",
     "dead_letter_lost queue_full",
-    "dedup_hits",
+    "dedup_table_hits trans body",
     "events duplicate",
     "events handled",
     "events handler_panic",

@@ -1,7 +1,7 @@
 //! The BATCH processor: counts every event into its topic's window, and passes it on.
 //!
 //! ```text
-//! lanes ──► batch ──► window table of the open window ──► inlet
+//! lanes ──► batch ──► seen before? (idempotency keys) ──► window table of the open window ──► inlet
 //!                          │ every 5 s, on the monotonic clock, and when drained
 //!                          └──► window log: a line and a handler call per topic
 //! ```
@@ -18,6 +18,8 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
 use crate::metrics::latency::LatencyShared;
 use crate::pool::{Event, SharedPool};
+use crate::process::dedup::DedupOptions;
+use crate::process::duplicates::{Duplicates, Keys};
 use crate::process::handled::HandledLatency;
 use crate::process::outlet::Outlet;
 use crate::process::window::WindowTable;
@@ -25,6 +27,7 @@ use crate::process::window_log::WindowLog;
 use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring};
+use crate::wire::Tier;
 
 /// How soon a closing that was put off is tried again, and a draining processor looks for its writer.
 const WRITER_RETRY: Nanos = Nanos::from_millis(1);
@@ -34,11 +37,13 @@ const WRITER_RETRY: Nanos = Nanos::from_millis(1);
 pub struct BatchOptions {
     /// Length of a window, at least 1 ms. Default 5 s.
     pub window: Nanos,
+    /// Idempotency keys remembered. Default 131,072 for an hour.
+    pub keyed: DedupOptions,
 }
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { window: Nanos::from_millis(5_000) }
+        Self { window: Nanos::from_millis(5_000), keyed: DedupOptions::KEYED }
     }
 }
 
@@ -48,6 +53,7 @@ pub struct Batch {
     receiver: TierReceiver,
     pool: Arc<SharedPool>,
     outlet: Outlet,
+    duplicates: Duplicates,
     table: Box<WindowTable>,
     log: WindowLog,
     /// When the open window began, on both clocks.
@@ -59,6 +65,7 @@ pub struct Batch {
     latency: HandledLatency,
     /// The batch in hand; empty between polls.
     batch: Vec<Event>,
+    keys: Keys,
     draining: bool,
 }
 
@@ -74,6 +81,7 @@ impl Batch {
             options,
             receiver,
             outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, POLL_EVENTS_MAX),
+            duplicates: Duplicates::keyed_only(&options.keyed),
             pool,
             table: log.take_spare().expect("a fresh log has its tables"),
             log,
@@ -83,6 +91,7 @@ impl Batch {
             counters,
             latency: HandledLatency::new(),
             batch: Vec::with_capacity(POLL_EVENTS_MAX),
+            keys: Vec::with_capacity(POLL_EVENTS_MAX),
             draining: false,
         }
     }
@@ -102,20 +111,23 @@ impl Batch {
         if max == 0 || self.receiver.pop_batch(&mut self.batch, max) == 0 {
             return 0;
         }
+        let taken = self.batch.len() as u32;
         self.batch.iter().for_each(|event| self.pool.prefetch(event));
+        let counters = &self.counters.dedup[Tier::Batch.index()];
+        self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters);
         let mut without_row = 0;
         for event in &self.batch {
             let header = self.pool.header(event);
             without_row += u64::from(!self.table.record(self.pool.topic(event), header.body_len, header.received_wall));
         }
         let (handled_at, done) = (clock.now(), self.batch.len() as u32);
-        for event in self.batch.drain(..) {
+        for (event, key) in self.batch.drain(..).zip(self.keys.drain(..)) {
             self.latency.record(self.pool.header(&event).received_at, handled_at);
-            self.outlet.deliver(event);
+            self.duplicates.deliver(&self.pool, event, key, &mut self.outlet);
         }
         self.counters.batch.processed.add(u64::from(done));
         self.counters.batch.topic_limit.add(without_row);
-        done
+        taken
     }
 
     /// Closes the open window if it is over (BT2), or now if `at_once`. True if it did.
@@ -160,7 +172,7 @@ impl Batch {
         let over_at = self.opened_at + self.options.window;
         let closing = (self.table.len() > 0).then(|| if over_at > now { over_at } else { now + WRITER_RETRY });
         let writing = (self.draining && !self.is_written()).then(|| now + WRITER_RETRY);
-        [blocked, closing, writing, self.latency.deadline()].into_iter().flatten().min()
+        [blocked, closing, writing, self.latency.deadline(), self.duplicates.deadline(now)].into_iter().flatten().min()
     }
 
     fn is_written(&self) -> bool {
@@ -179,6 +191,7 @@ impl<R: Ring> Agent<R> for Batch {
 
     fn start(&mut self, ctx: &mut Context<'_, R>) {
         (self.opened_at, self.opened_wall) = (ctx.now, ctx.wall);
+        self.duplicates.begin(ctx.now);
     }
 
     fn complete(&mut self, completion: Completion, _: &mut Context<'_, R>) {
@@ -188,6 +201,7 @@ impl<R: Ring> Agent<R> for Batch {
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
         // First: what this poll takes belongs to the window that `now` is in.
         let closed = self.close_if_over(ctx.now, ctx.wall, false);
+        self.duplicates.advance(ctx.now);
         let moved = self.outlet.pump();
         let taken = self.take(ctx.ring);
         self.outlet.flush();

@@ -1,6 +1,7 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::pool::EventKey;
 use crate::process::handler::WindowHandler;
 use crate::process::test_support::{Bench, FakeRing, TestPool};
 use crate::process::window::ClosedWindow;
@@ -181,4 +182,20 @@ fn a_refused_write_is_counted_and_the_next_one_tried() {
     }
     assert_eq!((bench.counters.window_log.lost.get(), bench.counters.window_log.written.get()), (2, 0));
     assert_eq!(bench.pool.terms().handled, 2);
+}
+
+#[test]
+fn a_replayed_event_is_counted_into_its_window_and_stored_once() {
+    let mut set = set(16, None, 256);
+    for (id, key) in [(0, 7), (1, 8), (2, 7)] {
+        set.bench.send_keyed(Priority::Low, id, "a", b"12345", EventKey::new(key));
+    }
+    set.bench.poll_all(&mut set.agent);
+    set.bench.store(64);
+    set.bench.send_keyed(Priority::Low, 3, "a", b"12345", EventKey::new(8));
+    set.bench.drain(&mut set.agent);
+    assert_eq!(set.bench.stored, [0, 1]);
+    assert_eq!(set.bench.pool.terms().duplicate, 2);
+    let (topic, events, _) = set.windows.recv().unwrap();
+    assert_eq!((topic.as_str(), events), ("a", 2));
 }

@@ -12,7 +12,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::process::dedup::random_u64;
+use crate::process::identity::random_u64;
 use crate::sys::clock::{Nanos, WallNanos};
 
 /// Marks an empty place of the index.

@@ -17,9 +17,9 @@ use crate::metrics::ledger::{Ledger, LedgerCells};
 use crate::metrics::{Measured, Sample};
 use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
 use crate::process::{
-    Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters, ProcessorWiring, Realtime,
-    RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog, WindowLogOptions,
-    WindowWriter, duplicates_by_class,
+    Batch, BatchOptions, DedupBy, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters, ProcessorWiring, Realtime,
+    RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, Transactional, TransactionalHandler, TransactionalOptions, WindowLog,
+    WindowLogOptions, WindowWriter, duplicates_by_class,
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -28,6 +28,9 @@ use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
 use crate::wire::{FrameLimits, Tier};
+
+/// Small: a hundred runs in a test make a hundred tables.
+const KEYED: DedupOptions = DedupOptions { capacity_keys: 1_024, ..DedupOptions::KEYED };
 
 /// Seats of the agents on the one runner.
 pub mod seat {
@@ -134,7 +137,10 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
     scheduler.seat(reactor.clone());
     let [realtime, transactional, batch] = receivers;
     let wiring = builder.wiring(Tier::Realtime, realtime);
-    scheduler.seat(shared(Realtime::new(RealtimeOptions::default(), Vec::new(), wiring).expect("no thread is started")));
+    scheduler.seat(shared(
+        Realtime::new(RealtimeOptions { keyed: KEYED, ..RealtimeOptions::default() }, Vec::new(), wiring)
+            .expect("no thread is started"),
+    ));
     let transactional = builder.transactional(transactional, retry_pool);
     scheduler.seat(transactional.clone());
     let (batch, windows) = builder.batch(batch);
@@ -250,8 +256,15 @@ impl Builder<'_> {
         };
         let options = TransactionalOptions {
             // Far more than the frames of a run: nothing is forgotten for lack of room.
-            dedup: self.scenario.dedup.then(|| DedupOptions { capacity_keys: 32_768, ..DedupOptions::default() }),
-            retry: RetryOptions { backoff: Nanos::from_millis(2), jitter_seed: self.scenario.seed, ..RetryOptions::default() },
+            dedup_by: self.scenario.dedup.then_some(DedupBy::Content),
+            dedup: DedupOptions { capacity_keys: 32_768, ..DedupOptions::default() },
+            keyed: KEYED,
+            retry: RetryOptions {
+                policy: RetryPolicy { backoff: Nanos::from_millis(2), ..RetryPolicy::default() },
+                // Drawn apart from the scenario, so that all else stays as it was.
+                order: if self.scenario.seed.is_multiple_of(3) { RetryOrder::Topic } else { RetryOrder::None },
+                jitter_seed: self.scenario.seed,
+            },
             handler_panics_max: 4,
             ..TransactionalOptions::default()
         };
@@ -262,7 +275,7 @@ impl Builder<'_> {
     fn batch(&mut self, receiver: TierReceiver) -> (SharedAgent, WindowWriter) {
         let options = WindowLogOptions { topics_max: 8, topic_bytes_max: 256, ..WindowLogOptions::new("/dev/null") };
         let (log, windows) = WindowLog::manual(&options, None, self.process.clone()).expect("/dev/null is always there");
-        let options = BatchOptions { window: Nanos::from_millis(5) };
+        let options = BatchOptions { window: Nanos::from_millis(5), keyed: KEYED };
         (shared(Batch::new(options, log, self.wiring(Tier::Batch, receiver))), windows)
     }
 
