@@ -31,7 +31,9 @@ use std::path::PathBuf;
 pub use layers::{ArgumentRefusal, Flags, Layers, Loaded, VARIABLES_APART};
 pub use refusal::{ConfigRefusal, Conflict, FilterCause, Origin};
 pub use rules::{KeyCause, RuleCause};
-pub use values::{Auto, ByteSize, Cause, CoreSpec, Decimal, Dedup, IdleStrategy, OnOff, OptionValue, Rule, read_ruled};
+pub use values::{
+    Auto, ByteSize, Cause, CoreSpec, Decimal, Dedup, DedupKey, IdleStrategy, OnOff, OptionValue, RetryOrder, Rule, read_ruled,
+};
 pub use windows::{WindowCause, WindowConflict, WindowEntry};
 
 use crate::bus::{Overflow, TopicClass, TopicClasses};
@@ -242,10 +244,16 @@ options! {
     max_retries: u8 = "3", Between(0, 100);
     /// The wait before the first retry, milliseconds; doubles with each.
     retry_backoff_ms: u32 = "10", Between(1, 60_000);
+    /// Whether later events of its topic wait for one that is tried again.
+    retry_order: RetryOrder = "none", Any;
     /// How TRANSACTIONAL events are told to be the same.
     dedup: Dedup = "content", Any;
+    /// What --dedup key looks at beside the topic; a body that lacks it is told by its content.
+    dedup_key: DedupKey = "none", Any;
     /// Keys that dedup remembers.
     dedup_capacity: u32 = "1048576", Between(1_024, 1 << 30);
+    /// Idempotency keys that each tier remembers, whatever --dedup says.
+    dedup_keyed_capacity: u32 = "131072", Between(1_024, 1 << 30);
     /// How long dedup remembers a key, milliseconds.
     dedup_window_ms: u64 = "3600000", Between(100, 604_800_000);
     /// The length of BATCH's windows, milliseconds.
@@ -346,6 +354,9 @@ impl Config {
             _ => {}
         }
         windows::check(self).map_err(|conflict| ConfigRefusal::Conflict(Conflict::Windows(conflict)))?;
+        if (self.dedup == Dedup::Key) != (self.dedup_key != DedupKey::None) {
+            return Err(ConfigRefusal::Conflict(Conflict::DedupKeyAlone { dedup: self.dedup }));
+        }
         let dead_letters = self.dead_letter_file();
         let name = dead_letters.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("events.") && name.ends_with(".bin") {

@@ -13,9 +13,9 @@ use eventstream::pool::{
 };
 use eventstream::process::rules::{AlertRule, Comparison, Condition, JsonCondition, JsonTest, Needle, Operand, Pattern};
 use eventstream::process::{
-    AlertHandler, AlertLog, AlertLogOptions, Batch, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet, PollBudget,
-    ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, Rules, RulesOptions, Transactional, TransactionalHandler,
-    TransactionalOptions, WindowDefinition, WindowLog, WindowLogOptions, duplicates_by_class,
+    AlertHandler, AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet,
+    PollBudget, ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, Rules, RulesOptions, Transactional,
+    TransactionalHandler, TransactionalOptions, WindowDefinition, WindowLog, WindowLogOptions, duplicates_by_class,
 };
 use eventstream::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use eventstream::storage::status::InletProgress;
@@ -180,13 +180,13 @@ impl House {
         let windows = WindowLogOptions { definitions: definitions(), ..WindowLogOptions::new(folder.join("windows.jsonl")) };
         let windows = WindowLog::open(&windows, None, counters.clone()).unwrap();
         let options = TransactionalOptions {
-            dedup: Some(DedupOptions { capacity_keys: 10_000, window: Nanos::from_millis(100) }),
+            dedup: DedupOptions { capacity_keys: 10_000, window: Nanos::from_millis(100), ..DedupOptions::default() },
             ..Default::default()
         };
         let agents: [Box<dyn Agent<TimeOnly>>; 3] = [
             Box::new(Realtime::new(RealtimeOptions::default(), vec![Box::new(alerts)], wiring()).unwrap()),
             Box::new(Transactional::new(options, Some(Box::new(Tenth)), retry_memory, wiring()).unwrap()),
-            Box::new(Batch::new(windows, wiring())),
+            Box::new(Batch::new(BatchOptions::default(), windows, wiring())),
         ];
         let priorities = [Priority::High, Priority::Medium, Priority::Low];
         let tiers = priorities

@@ -85,7 +85,7 @@ const MET: [&str; 53] = [
     "control_transitions 0 EMERGENCY",
     "control_transitions 0 HEALTHY",
     "dead_letter_lost queue_full",
-    "dedup_hits",
+    "dedup_table_hits trans body",
     "events backpressure_drop",
     "events duplicate",
     "events emergency_drop",

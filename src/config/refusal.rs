@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::OptionSpec;
 use super::rules::RuleCause;
-use super::values::{Cause, Rule};
+use super::values::{Cause, Dedup, Rule};
 use super::windows::{self, WindowCause, WindowConflict};
 use crate::bus::{ClassRefusal, TopicFilterRefusal};
 use crate::wire::Tier;
@@ -109,6 +109,11 @@ pub enum Conflict {
     NoIntake,
     /// The dead letters would be written into the log.
     DeadLettersIntoLog(PathBuf),
+    /// `--dedup key` without `--dedup-key`, or the reverse.
+    DedupKeyAlone {
+        /// `--dedup`.
+        dedup: Dedup,
+    },
     /// Topic classes that make no sense.
     Classes(ClassRefusal),
     /// Definitions of windows.
@@ -142,6 +147,16 @@ impl Conflict {
                 format!("--dead-letter-path {} is a log of events", path.display()),
                 "dead letters would be written into the log and damage it".to_owned(),
                 "a path of its own, such as dlq_log.txt in the data folder".to_owned(),
+            ),
+            Conflict::DedupKeyAlone { dedup: Dedup::Key } => (
+                "--dedup key lacks --dedup-key".to_owned(),
+                "nothing says by which part of the body events are known".to_owned(),
+                "--dedup-key pointer:/order/id, or --dedup-key prefix:16".to_owned(),
+            ),
+            Conflict::DedupKeyAlone { dedup } => (
+                format!("--dedup-key has no use with --dedup {}", dedup.name()),
+                "events are not known by a part of their body then".to_owned(),
+                "--dedup key, or no --dedup-key".to_owned(),
             ),
             Conflict::Classes(refusal) => {
                 ("the table [classes] is refused".to_owned(), refusal.to_string(), CLASS_FORM.to_owned())

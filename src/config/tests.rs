@@ -244,6 +244,12 @@ fn values_that_are_wrong_together_are_refused() {
     assert_eq!(refused(&["--tcp-listen", "127.0.0.1:9002"], &[], None), lines);
     let lines = "error: --tcp-listen and --udp-listen are both off\ncause: no event could ever come in\nfix:   leave one of them on, or start the engine with publishers";
     assert_eq!(refused(&["--tcp-listen", "off", "--udp-listen", "off"], &[], None), lines);
+    let lines = "error: --dedup key lacks --dedup-key\ncause: nothing says by which part of the body events are known\n\
+                 fix:   --dedup-key pointer:/order/id, or --dedup-key prefix:16";
+    assert_eq!(refused(&["--dedup", "key"], &[], None), lines);
+    let lines = "error: --dedup-key has no use with --dedup content\ncause: events are not known by a part of their body then\n\
+                 fix:   --dedup key, or no --dedup-key";
+    assert_eq!(refused(&["--dedup-key", "prefix:4"], &[], None), lines);
     let lines = "error: --dead-letter-path data/events.bin is a log of events\n\
                  cause: dead letters would be written into the log and damage it\n\
                  fix:   a path of its own, such as dlq_log.txt in the data folder";

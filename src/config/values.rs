@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::bus::Overflow;
+use crate::process::{JsonPointer, JsonPointerRefusal};
 use crate::storage::appender::Durability;
 use crate::sys::memory::HugePages;
 
@@ -39,6 +40,10 @@ pub enum Cause {
     NotOneOf(&'static [&'static str]),
     /// Nothing at all.
     Empty,
+    /// Neither of the forms of `--dedup-key`.
+    NotADedupKey,
+    /// Not a JSON pointer.
+    NotAPointer(JsonPointerRefusal),
     /// A character that can't be in a path or a list.
     ControlCharacter,
 }
@@ -57,6 +62,10 @@ impl fmt::Display for Cause {
             }
             Cause::NotOneOf(words) => write!(f, "it is none of {}", words.join(", ")),
             Cause::Empty => f.write_str("it is empty"),
+            Cause::NotADedupKey => {
+                f.write_str("it is neither pointer:/order/id (a JSON pointer), nor prefix:16 (1 to 65535 bytes), nor none")
+            }
+            Cause::NotAPointer(refusal) => write!(f, "{refusal}"),
             Cause::ControlCharacter => f.write_str("it contains a control character"),
         }
     }
@@ -315,6 +324,33 @@ impl OptionValue for CoreSpec {
     }
 }
 
+/// The part of a body by which `--dedup key` knows an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DedupKey {
+    /// None.
+    None,
+    /// The value at a place of its JSON.
+    Pointer(JsonPointer),
+    /// So many first bytes.
+    Prefix(u16),
+}
+
+impl OptionValue for DedupKey {
+    const FORM: &'static str = "pointer:POINTER|prefix:BYTES|none";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(DedupKey::None),
+            Some(("pointer", pointer)) => JsonPointer::parse(pointer).map(DedupKey::Pointer).map_err(Cause::NotAPointer),
+            Some(("prefix", bytes)) => match bytes.parse() {
+                Ok(bytes) if bytes > 0 => Ok(DedupKey::Prefix(bytes)),
+                _ => Err(Cause::NotADedupKey),
+            },
+            _ => Err(Cause::NotADedupKey),
+        }
+    }
+}
+
 fn plain(text: &str) -> Result<&str, Cause> {
     match text {
         "" => Err(Cause::Empty),
@@ -368,13 +404,23 @@ words! {
         Park = "park",
     } form "spin|adaptive|park"
 
+    /// Who waits for an event that waits for its next try.
+    RetryOrder {
+        /// Nobody.
+        None = "none",
+        /// Later events of its topic.
+        Topic = "topic",
+    } form "none|topic"
+
     /// How TRANSACTIONAL events are told to be the same.
     Dedup {
         /// By topic and body.
         Content = "content",
-        /// Not at all.
+        /// By topic and a part of the body, which `--dedup-key` names.
+        Key = "key",
+        /// Not at all, unless they carry an idempotency key.
         Off = "off",
-    } form "content|off"
+    } form "content|key|off"
 }
 
 /// Choices that a part of the engine defines itself, by the words of their variants.
@@ -453,6 +499,18 @@ mod tests {
         assert_eq!(read_ruled::<u32>("0", Rule::Between(1, 8)), Err(Cause::OutOfRange { least: 1, most: 8 }));
         assert_eq!(read_ruled::<u32>(" 8 ", Rule::PowerOfTwo(2, 8)), Ok(8));
         assert_eq!(read_ruled::<Auto<u32>>("auto", Rule::Between(1, 8)), Ok(Auto::Auto), "no number, no bound");
+    }
+
+    #[test]
+    fn a_dedup_key_is_a_pointer_or_a_prefix() {
+        assert_eq!(DedupKey::read("none"), Ok(DedupKey::None));
+        assert_eq!(DedupKey::read("prefix:16"), Ok(DedupKey::Prefix(16)));
+        let pointer = JsonPointer::parse("/order/id").expect("a pointer");
+        assert_eq!(DedupKey::read("pointer:/order/id"), Ok(DedupKey::Pointer(pointer)));
+        assert_eq!(DedupKey::read("pointer:order"), Err(Cause::NotAPointer(JsonPointerRefusal::NoSlash)));
+        for text in ["", "order/id", "prefix:0", "prefix:65536", "prefix:x", "suffix:1"] {
+            assert_eq!(DedupKey::read(text), Err(Cause::NotADedupKey), "{text}");
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::ingest::{Producer, ProducerSeat, Publisher};
 use crate::metrics::admin::{AdminServer, LetterIntake};
 use crate::metrics::telemetry::{LogPosition, PipelineState, Reading, Telemetry};
 use crate::pool::{Budget, PoolPlan, SharedPool};
-use crate::process::{AlertHandler, TransactionalHandler, WindowHandler, quiet_handler_panics};
+use crate::process::{AlertHandler, DedupBy, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
 use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
 use crate::storage::dead_letter::DeadLetterQueue;
@@ -490,12 +490,17 @@ fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
 }
 
 fn dedup_note(config: &Config) -> Option<String> {
-    let dedup = options::transactional(config, 0).dedup?;
+    let options = options::transactional(config, 0);
+    let known_by = match options.dedup_by? {
+        DedupBy::Content => "content".to_owned(),
+        DedupBy::Prefix(bytes) => format!("topic and the first {bytes} bytes of the body"),
+        DedupBy::Pointer(pointer) => format!("topic and the body's {pointer}"),
+    };
     let rate = 100_000;
-    let seconds = dedup.effective_window(rate).0 / 1_000_000_000;
+    let seconds = options.dedup.effective_window(rate).0 / 1_000_000_000;
     Some(format!(
-        "dedup by content on TRANSACTIONAL: {} keys, {} s at most; at {rate} new events/s that is a window of {seconds} s",
-        dedup.capacity_keys,
+        "dedup by {known_by} on TRANSACTIONAL: {} keys, {} s at most; at {rate} new events/s that is a window of {seconds} s",
+        options.dedup.capacity_keys,
         config.dedup_window_ms / 1000,
     ))
 }

@@ -440,7 +440,7 @@ impl Builder<'_> {
         self.view.measured.extend(log.measured());
         self.view.windows = log.gauges().cloned();
         let wiring = self.processor(Tier::Batch, runner);
-        let agent = Batch::new(log, wiring);
+        let agent = Batch::new(options::batch(self.parts.config), log, wiring);
         self.view.latencies.push(("batch", agent.latency()));
         Ok(AnyAgent::Batch(Box::new(agent)))
     }

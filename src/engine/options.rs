@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use crate::bus::TierOptions;
-use crate::config::{self, Auto, Config, Dedup, OnOff};
+use crate::config::{self, Auto, Config, Dedup, DedupKey, OnOff};
 use crate::control::Thresholds;
 use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{
-    DedupOptions, RealtimeOptions, RetryOptions, RulesOptions, TransactionalOptions, WindowDefinition, WindowLogOptions,
+    BatchOptions, DedupBy, DedupOptions, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, RulesOptions,
+    TransactionalOptions, WindowDefinition, WindowLogOptions,
 };
 use crate::runner::Idle;
 use crate::storage::appender::AppenderOptions;
@@ -140,8 +141,14 @@ pub(super) fn reactor(config: &Config, features: &Features) -> ReactorOptions {
 }
 
 /// The REALTIME processor.
-pub(super) fn realtime(_config: &Config) -> RealtimeOptions {
-    RealtimeOptions::default()
+pub(super) fn realtime(config: &Config) -> RealtimeOptions {
+    RealtimeOptions { keyed: keyed(config), ..RealtimeOptions::default() }
+}
+
+/// Idempotency keys, a table for each tier.
+fn keyed(config: &Config) -> DedupOptions {
+    let capacity_keys = config.dedup_keyed_capacity as usize;
+    DedupOptions { capacity_keys, window: Nanos::from_millis(config.dedup_window_ms), ..DedupOptions::KEYED }
 }
 
 /// The alert rules, for a file of alerts.
@@ -152,18 +159,37 @@ pub(super) fn rules(config: &Config, alerts: PathBuf) -> RulesOptions {
 /// The TRANSACTIONAL processor.
 pub(super) fn transactional(config: &Config, seed: u64) -> TransactionalOptions {
     TransactionalOptions {
-        dedup: (config.dedup == Dedup::Content).then(|| DedupOptions {
+        dedup_by: match (config.dedup, &config.dedup_key) {
+            (Dedup::Off, _) => None,
+            (Dedup::Key, DedupKey::Pointer(pointer)) => Some(DedupBy::Pointer(pointer.clone())),
+            (Dedup::Key, DedupKey::Prefix(bytes)) => Some(DedupBy::Prefix(usize::from(*bytes))),
+            (Dedup::Content | Dedup::Key, _) => Some(DedupBy::Content),
+        },
+        dedup: DedupOptions {
             capacity_keys: config.dedup_capacity as usize,
             window: Nanos::from_millis(config.dedup_window_ms),
-        }),
+            ..DedupOptions::default()
+        },
+        keyed: keyed(config),
         retry: RetryOptions {
-            max_retries: config.max_retries,
-            backoff: Nanos::from_millis(u64::from(config.retry_backoff_ms)),
+            policy: RetryPolicy {
+                max_retries: config.max_retries,
+                backoff: Nanos::from_millis(u64::from(config.retry_backoff_ms)),
+                ..RetryPolicy::default()
+            },
+            order: match config.retry_order {
+                config::RetryOrder::None => RetryOrder::None,
+                config::RetryOrder::Topic => RetryOrder::Topic,
+            },
             jitter_seed: seed,
-            ..RetryOptions::default()
         },
         ..TransactionalOptions::default()
     }
+}
+
+/// The BATCH processor.
+pub(super) fn batch(config: &Config) -> BatchOptions {
+    BatchOptions { keyed: keyed(config) }
 }
 
 /// The windows of BATCH on a node.
@@ -227,9 +253,12 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
         };
         budget.add_for_flag(name, flag, u64::from(config.capacity_events(tier)) + SERVICE_LANE_EVENTS as u64, 8);
     }
-    if let Some(dedup) = transactional(config, 0).dedup {
-        budget.add_for_flag("dedup table", "--dedup-capacity", 1, dedup.table_bytes() as u64);
+    let transactional = transactional(config, 0);
+    if transactional.dedup_by.is_some() {
+        budget.add_for_flag("dedup table", "--dedup-capacity", 1, transactional.dedup.table_bytes() as u64);
     }
+    let keyed_bytes = transactional.keyed.table_bytes() as u64;
+    budget.add_for_flag("idempotency keys", "--dedup-keyed-capacity", Tier::COUNT as u64, keyed_bytes);
     if config.storage == OnOff::On {
         budget.add("inlets of the log", 3 * INLET_EVENTS as u64, 8);
         budget.add("staging buffers of the log", 2, appender(config, largest).staging_bytes as u64);

@@ -101,13 +101,27 @@ pub struct EventHeader {
     pub source: Source,
     /// How often its handler was tried (0 before the first).
     pub attempts: u8,
-    /// Zero; keeps the header free of padding, so that a whole slot can be written or hashed.
+    /// Zero, but for the first byte: 1 in the retry memory's copies. Keeps the header free of padding, so that a whole slot can be written or
+    /// hashed.
     pub reserved: [u8; 10],
     /// What tells this event from others, if its producer says so: dedup then compares this instead of topic and body.
     pub key: Option<EventKey>,
 }
 
 const _: () = assert!(size_of::<EventHeader>() == EVENT_HEADER_BYTES);
+
+impl EventHeader {
+    /// Whether this is a copy that waits, or has waited, in the retry memory.
+    pub(crate) const fn is_detached(&self) -> bool {
+        self.reserved[0] != 0
+    }
+
+    /// The header of such a copy.
+    pub(crate) const fn detached(mut self, attempts: u8) -> Self {
+        (self.attempts, self.reserved[0]) = (attempts, 1);
+        self
+    }
+}
 // No key costs no flag: it is the number 0.
 const _: () = assert!(size_of::<Option<EventKey>>() == size_of::<u128>());
 

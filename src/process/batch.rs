@@ -1,7 +1,7 @@
 //! The BATCH processor: counts every event into its topic's window, and passes it on.
 //!
 //! ```text
-//! lanes ──► batch ──► open pane of each definition ──► inlet
+//! lanes ──► batch ──► seen before? (idempotency keys) ──► open pane of each definition ──► inlet
 //!                          │ at its end, on the monotonic clock, and when drained
 //!                          └──► window log: a line and a handler call per group and window
 //! ```
@@ -18,6 +18,8 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
 use crate::metrics::latency::LatencyShared;
 use crate::pool::{Event, SharedPool};
+use crate::process::dedup::DedupOptions;
+use crate::process::duplicates::{Duplicates, Keys};
 use crate::process::handled::HandledLatency;
 use crate::process::open_windows::{OpenWindows, Recorded};
 use crate::process::outlet::Outlet;
@@ -25,20 +27,36 @@ use crate::process::window_log::WindowLog;
 use crate::process::{BLOCKED_RETRY, PollBudget, ProcessCounters, ProcessorWiring};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring};
+use crate::wire::Tier;
 
 /// How soon a closing that was put off is tried again, and a draining processor looks for its writer.
 const WRITER_RETRY: Nanos = Nanos::from_millis(1);
+
+/// The numbers of the BATCH processor; those of its windows are the window log's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Idempotency keys remembered. Default 131,072 for an hour.
+    pub keyed: DedupOptions,
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self { keyed: DedupOptions::KEYED }
+    }
+}
 
 /// The agent.
 pub struct Batch {
     receiver: TierReceiver,
     pool: Arc<SharedPool>,
     outlet: Outlet,
+    duplicates: Duplicates,
     windows: OpenWindows,
     counters: Arc<ProcessCounters>,
     latency: HandledLatency,
     /// The batch in hand; empty between polls.
     batch: Vec<Event>,
+    keys: Keys,
     budget: PollBudget,
     draining: bool,
 }
@@ -48,17 +66,19 @@ impl Batch {
     ///
     /// # Panics
     /// If the log serves another processor already.
-    pub fn new(log: WindowLog, wiring: ProcessorWiring) -> Self {
+    pub fn new(options: BatchOptions, log: WindowLog, wiring: ProcessorWiring) -> Self {
         let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate: _, budget, runner: _ } =
             wiring;
         Self {
             receiver,
             outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, budget.events_max()),
+            duplicates: Duplicates::keyed_only(&options.keyed),
             pool,
             windows: OpenWindows::new(log),
             counters,
             latency: HandledLatency::new(),
             batch: Vec::with_capacity(budget.events_max()),
+            keys: Vec::with_capacity(budget.events_max()),
             budget,
             draining: false,
         }
@@ -79,20 +99,23 @@ impl Batch {
         if max == 0 || self.receiver.pop_batch(&mut self.batch, max) == 0 {
             return 0;
         }
+        let taken = self.batch.len() as u32;
         self.batch.iter().for_each(|event| self.pool.prefetch(event));
+        let counters = &self.counters.dedup[Tier::Batch.index()];
+        self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters);
         let without_row = self.windows.record(self.batch.iter().map(|event| {
             let header = self.pool.header(event);
             let (topic, body) = self.pool.payload(event).split_at(usize::from(header.topic_len));
             Recorded { topic, body, received_at: header.received_wall }
         }));
         let (handled_at, done) = (clock.now(), self.batch.len() as u32);
-        for event in self.batch.drain(..) {
+        for (event, key) in self.batch.drain(..).zip(self.keys.drain(..)) {
             self.latency.record(self.pool.header(&event).received_at, handled_at);
-            self.outlet.deliver(event);
+            self.duplicates.deliver(&self.pool, event, key, &mut self.outlet);
         }
         self.counters.batch.processed.add(u64::from(done));
         self.counters.batch.topic_limit.add(without_row);
-        done
+        taken
     }
 
     /// Closes what is over, or everything now if `at_once`. Returns how many panes.
@@ -107,7 +130,7 @@ impl Batch {
         let blocked = (self.outlet.held() > 0).then(|| now + BLOCKED_RETRY);
         let closing = self.windows.next_deadline(now, WRITER_RETRY);
         let writing = (self.draining && !self.windows.is_written()).then(|| now + WRITER_RETRY);
-        [blocked, closing, writing, self.latency.deadline()].into_iter().flatten().min()
+        [blocked, closing, writing, self.latency.deadline(), self.duplicates.deadline(now)].into_iter().flatten().min()
     }
 
     fn events_held(&self) -> usize {
@@ -122,6 +145,7 @@ impl<R: Ring> Agent<R> for Batch {
 
     fn start(&mut self, ctx: &mut Context<'_, R>) {
         self.windows.start(ctx.now, ctx.wall);
+        self.duplicates.begin(ctx.now);
     }
 
     fn complete(&mut self, completion: Completion, _: &mut Context<'_, R>) {
@@ -131,6 +155,7 @@ impl<R: Ring> Agent<R> for Batch {
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
         // First: what this poll takes belongs to the panes that `now` is in.
         let closed = self.close_windows(ctx.now, ctx.wall, false);
+        self.duplicates.advance(ctx.now);
         let moved = self.outlet.pump();
         let taken = self.take(ctx.ring);
         self.outlet.flush();

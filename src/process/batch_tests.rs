@@ -1,6 +1,7 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::pool::EventKey;
 use crate::process::handler::WindowHandler;
 use crate::process::test_support::{Bench, FakeRing, TestPool};
 use crate::process::window::{ClosedWindow, WindowDefinition};
@@ -42,7 +43,7 @@ fn set(topics_max: usize, gate: Option<mpsc::Receiver<()>>, inlet_events: usize)
     let options = WindowLogOptions { definitions, ..WindowLogOptions::new(folder.path().join("windows.jsonl")) };
     let handler = Box::new(Reporter { windows: sender, gate });
     let log = WindowLog::open(&options, Some(handler), bench.counters.clone()).unwrap();
-    let mut agent = Batch::new(log, wiring);
+    let mut agent = Batch::new(BatchOptions::default(), log, wiring);
     bench.advance(Nanos(1_000_000));
     bench.start(&mut agent);
     Set { bench, agent, windows, folder }
@@ -173,7 +174,7 @@ fn a_refused_write_is_counted_and_the_next_one_tried() {
     std::fs::create_dir(&here).unwrap();
     let (mut bench, wiring) = Bench::new(TestPool::new(), 0);
     let log = WindowLog::open(&WindowLogOptions::new(here.join("windows.jsonl")), None, bench.counters.clone()).unwrap();
-    let mut agent = Batch::new(log, wiring);
+    let mut agent = Batch::new(BatchOptions::default(), log, wiring);
     bench.start(&mut agent);
     for (id, (from, to)) in [(&here, &away), (&away, &here)].into_iter().enumerate() {
         // Without its folder the file can't be opened.
@@ -183,4 +184,20 @@ fn a_refused_write_is_counted_and_the_next_one_tried() {
     }
     assert_eq!((bench.counters.window_log.lost.get(), bench.counters.window_log.written.get()), (1, 1));
     assert_eq!(bench.pool.terms().handled, 2);
+}
+
+#[test]
+fn a_replayed_event_is_counted_into_its_window_and_stored_once() {
+    let mut set = set(16, None, 256);
+    for (id, key) in [(0, 7), (1, 8), (2, 7)] {
+        set.bench.send_keyed(Priority::Low, id, "a", b"12345", EventKey::new(key));
+    }
+    set.bench.poll_all(&mut set.agent);
+    set.bench.store(64);
+    set.bench.send_keyed(Priority::Low, 3, "a", b"12345", EventKey::new(8));
+    set.bench.drain(&mut set.agent);
+    assert_eq!(set.bench.stored, [0, 1]);
+    assert_eq!(set.bench.pool.terms().duplicate, 2);
+    let (topic, events, _) = set.windows.recv().unwrap();
+    assert_eq!((topic.as_str(), events), ("a", 2));
 }

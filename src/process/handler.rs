@@ -12,6 +12,7 @@
 use std::fmt;
 
 use crate::pool::EventView;
+use crate::process::retry::RetryPolicy;
 use crate::process::window::ClosedWindow;
 use crate::storage::dead_letter::Note;
 
@@ -48,6 +49,12 @@ pub trait TransactionalHandler: Send {
     /// Where it runs; asked once, at start.
     fn mode(&self) -> HandlerMode {
         HandlerMode::Offloaded
+    }
+
+    /// How often a failed event is tried again, and after which waits; asked once, at start. Given what is configured, which is also the
+    /// default.
+    fn retry_policy(&self, configured: RetryPolicy) -> RetryPolicy {
+        configured
     }
 
     /// Does the transaction. `event.header.attempts` tells how often it failed before.

@@ -33,7 +33,7 @@ fn send(bench: &mut Bench, events: u64) {
 
 #[test]
 fn a_processor_with_a_runner_of_its_own_takes_more_in_a_poll_from_elevated_on() {
-    let options = TransactionalOptions { dedup: None, ..TransactionalOptions::default() };
+    let options = TransactionalOptions { dedup_by: None, ..TransactionalOptions::default() };
     let (mut bench, mut agent, gate) = bench(options, Vec::new());
     send(&mut bench, 1_000);
     assert_eq!(bench.poll(&mut agent).done, POLL_EVENTS_MAX as u32);

@@ -30,9 +30,11 @@ pub mod batch;
 pub mod counters;
 mod crew;
 pub mod dedup;
+mod duplicates;
 pub mod guard;
 mod handled;
 pub mod handler;
+pub mod identity;
 pub mod json_pointer;
 #[cfg(test)]
 mod level_tests;
@@ -46,6 +48,7 @@ mod retry;
 pub mod rules;
 #[cfg(test)]
 mod test_support;
+mod topic_order;
 pub mod transactional;
 pub mod watch;
 pub mod window;
@@ -64,15 +67,16 @@ use crate::sys::clock::Nanos;
 use crate::sys::wake::Waker;
 
 pub use alert_log::{AlertLog, AlertLogOptions};
-pub use batch::Batch;
+pub use batch::{Batch, BatchOptions};
 pub use counters::ProcessCounters;
 pub use dedup::DedupOptions;
 pub use guard::{HandlerHealth, quiet_handler_panics};
 pub use handler::{AlertHandler, HandlerError, HandlerMode, TransactionalHandler, WindowHandler};
+pub use identity::DedupBy;
 pub use json_pointer::{JsonPointer, JsonPointerRefusal, JsonValue};
 pub use outlet::Inlet;
 pub use realtime::{Realtime, RealtimeOptions};
-pub use retry::RetryOptions;
+pub use retry::{RetryOptions, RetryOrder, RetryPolicy};
 pub use rules::{AlertRule, Rules, RulesCounters, RulesOptions};
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;

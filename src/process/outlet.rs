@@ -19,6 +19,7 @@ use crate::bus::ClassCounters;
 use crate::bus::lane::{Full, LaneProducer};
 use crate::metrics::ledger::{DropReason, LedgerCell, LedgerCells};
 use crate::pool::{Event, Releaser, SharedPool};
+use crate::process::dedup::Progress;
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::storage::status::InletProgress;
 
@@ -67,14 +68,10 @@ impl Outlet {
         self.held.len()
     }
 
-    /// Events delivered so far: the push index of the next one (E2).
-    pub(crate) fn delivered(&self) -> u64 {
-        self.delivered
-    }
-
-    /// How many of the delivered ones are written; all of them with storage off.
-    pub(crate) fn committed(&self) -> u64 {
-        self.inlet.as_ref().map_or(self.delivered, |inlet| inlet.progress.get())
+    /// How far the log is with what was delivered (E2); all of it is done with storage off.
+    pub(crate) fn progress(&self) -> Progress {
+        let committed = self.inlet.as_ref().map_or(self.delivered, |inlet| inlet.progress.get());
+        Progress { delivered: self.delivered, committed }
     }
 
     fn cell(&self, event: &Event) -> &LedgerCell {

@@ -8,7 +8,7 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
 use crate::bus::lane::{LaneConsumer, LaneProducer, lane};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
-use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
+use crate::pool::{ClassStrides, Event, EventHeader, EventKey, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
 use crate::process::outlet::{Inlet, Outlet};
 use crate::process::{PollBudget, ProcessCounters, ProcessorWiring, duplicates_by_class};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -43,6 +43,10 @@ impl TestPool {
     }
 
     pub(crate) fn event(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8]) -> Event {
+        self.keyed_event(priority, id, topic, body, None)
+    }
+
+    fn keyed_event(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8], key: Option<EventKey>) -> Event {
         let header = EventHeader {
             id,
             received_at: Nanos(self.now_ns),
@@ -55,7 +59,7 @@ impl TestPool {
             source: Source::Tcp,
             attempts: 0,
             reserved: [0; 10],
-            key: None,
+            key,
         };
         self.ledger.cell(Source::Tcp, priority.tier()).received.add(1);
         let payload = [topic.as_bytes(), body].concat();
@@ -116,7 +120,8 @@ pub(crate) struct Bench {
     /// Dead letters so far: reason and note.
     pub(crate) dead: Vec<(DropReason, String)>,
     letters: (DeadLetterQueue, Collector),
-    written: u64,
+    /// Ids of what was stored, in order.
+    pub(crate) stored: Vec<u64>,
 }
 
 impl Bench {
@@ -145,7 +150,17 @@ impl Bench {
             runner: None,
         };
         (
-            Self { pool, ring: FakeRing::default(), tier, appender, progress, counters, dead: Vec::new(), letters, written: 0 },
+            Self {
+                pool,
+                ring: FakeRing::default(),
+                tier,
+                appender,
+                progress,
+                counters,
+                dead: Vec::new(),
+                letters,
+                stored: Vec::new(),
+            },
             wiring,
         )
     }
@@ -156,8 +171,12 @@ impl Bench {
     }
 
     pub(crate) fn send_new(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8]) {
+        self.send_keyed(priority, id, topic, body, None);
+    }
+
+    pub(crate) fn send_keyed(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8], key: Option<EventKey>) {
         self.pool.now_ns = self.ring.now.get().0;
-        let event = self.pool.event(priority, id, topic, body);
+        let event = self.pool.keyed_event(priority, id, topic, body, key);
         self.send(event);
     }
 
@@ -220,9 +239,9 @@ impl Bench {
         if let Some(appender) = &mut self.appender {
             appender.pop_batch(&mut taken, max);
         }
-        self.written += taken.len() as u64;
-        self.progress.set(self.written);
-        let ids = taken.iter().map(|event| self.pool.shared.header(event).id).collect();
+        let ids: Vec<u64> = taken.iter().map(|event| self.pool.shared.header(event).id).collect();
+        self.stored.extend(&ids);
+        self.progress.set(self.stored.len() as u64);
         for event in taken {
             let header = *self.pool.shared.header(&event);
             self.pool.ledger.cell(header.source, header.tier).stored.add(1);

@@ -18,9 +18,10 @@ use crate::metrics::ledger::{Counter, Ledger, LedgerCells};
 use crate::metrics::{Measured, Sample};
 use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
 use crate::process::{
-    Batch, ClosedWindow, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters, ProcessorWiring,
-    Realtime, RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowDefinition,
-    WindowHandler, WindowLog, WindowLogOptions, WindowWriter, duplicates_by_class,
+    Batch, BatchOptions, ClosedWindow, DedupBy, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet, PollBudget,
+    ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, Transactional,
+    TransactionalHandler, TransactionalOptions, WindowDefinition, WindowHandler, WindowLog, WindowLogOptions, WindowWriter,
+    duplicates_by_class,
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -29,6 +30,9 @@ use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
 use crate::wire::{FrameLimits, Tier};
+
+/// Small: a hundred runs in a test make a hundred tables.
+const KEYED: DedupOptions = DedupOptions { capacity_keys: 1_024, ..DedupOptions::KEYED };
 
 /// Seats of the agents on the one runner.
 pub mod seat {
@@ -154,7 +158,8 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
     scheduler.seat(reactor.clone());
     let [realtime, transactional, batch] = receivers;
     let wiring = builder.wiring(Tier::Realtime, realtime);
-    let realtime = Realtime::new(RealtimeOptions::default(), Vec::new(), wiring).expect("no thread is started");
+    let options = RealtimeOptions { keyed: KEYED, ..RealtimeOptions::default() };
+    let realtime = Realtime::new(options, Vec::new(), wiring).expect("no thread is started");
     let latency = realtime.latency();
     scheduler.seat(shared(realtime));
     let transactional = builder.transactional(transactional, retry_pool);
@@ -327,8 +332,15 @@ impl Builder<'_> {
         };
         let options = TransactionalOptions {
             // Far more than the frames of a run: nothing is forgotten for lack of room.
-            dedup: self.scenario.dedup.then(|| DedupOptions { capacity_keys: 32_768, ..DedupOptions::default() }),
-            retry: RetryOptions { backoff: Nanos::from_millis(2), jitter_seed: self.scenario.seed, ..RetryOptions::default() },
+            dedup_by: self.scenario.dedup.then_some(DedupBy::Content),
+            dedup: DedupOptions { capacity_keys: 32_768, ..DedupOptions::default() },
+            keyed: KEYED,
+            retry: RetryOptions {
+                policy: RetryPolicy { backoff: Nanos::from_millis(2), ..RetryPolicy::default() },
+                // Drawn apart from the scenario, so that all else stays as it was.
+                order: if self.scenario.seed.is_multiple_of(3) { RetryOrder::Topic } else { RetryOrder::None },
+                jitter_seed: self.scenario.seed,
+            },
             handler_panics_max: 4,
             ..TransactionalOptions::default()
         };
@@ -340,7 +352,7 @@ impl Builder<'_> {
         let options = WindowLogOptions { path: None, definitions: windows_of(self.scenario.seed), ..WindowLogOptions::new("") };
         let handler = Box::new(CountWindowed(self.windowed.clone()));
         let (log, windows) = WindowLog::manual(&options, Some(handler), self.process.clone()).expect("no file is opened");
-        (shared(Batch::new(log, self.wiring(Tier::Batch, receiver))), windows)
+        (shared(Batch::new(BatchOptions { keyed: KEYED }, log, self.wiring(Tier::Batch, receiver))), windows)
     }
 
     fn control(&self, tiers: [TierGauge; Tier::COUNT], realtime: Arc<LatencyShared>) -> (SharedAgent, Arc<ControlStatus>) {

@@ -14,7 +14,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::bus::topic::{TopicFilter, TopicTable};
-use crate::process::dedup::random_u64;
+use crate::process::identity::random_u64;
 
 /// Topics that have a row.
 pub(super) const TOPICS_MAX: usize = 4096;
