@@ -229,6 +229,7 @@ pub fn parse_line(line: &[u8]) -> Result<DeadLetter, LineFault> {
 
 /// Whether a line that can't be read has at least the beginning of a letter: it was one, and is cut short.
 pub(super) fn begins_like_a_letter(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
     [SAMPLE_START, LETTER_START].into_iter().any(|start| {
         let len = line.len().min(start.len());
         len > 0 && line[..len] == start[..len]
