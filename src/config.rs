@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod classes;
 mod layers;
 mod refusal;
 mod values;
@@ -27,14 +28,14 @@ use std::path::PathBuf;
 
 pub use layers::{ArgumentRefusal, Flags, Layers, Loaded, VARIABLES_APART};
 pub use refusal::{ConfigRefusal, Conflict, FilterCause, Origin};
-pub use values::{Auto, ByteSize, Cause, CoreSpec, Dedup, IdleStrategy, OnOff, OptionValue, Rule, read_ruled};
+pub use values::{Auto, ByteSize, Cause, CoreSpec, Decimal, Dedup, IdleStrategy, OnOff, OptionValue, Rule, read_ruled};
 
-use crate::bus::Overflow;
+use crate::bus::{Overflow, TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
 use crate::storage::appender::Durability;
 use crate::sys::memory::HugePages;
 use crate::wire::{Priority, Tier};
-use values::Rule::{Any, Between, PowerOfTwo};
+use values::Rule::{Any, Between, BetweenThousandths, PowerOfTwo};
 
 /// One option, for every layer and for `--help`.
 #[derive(Debug)]
@@ -104,6 +105,8 @@ macro_rules! options {
             $($(#[doc = $doc])+ pub $field: $type,)+
             /// Topic overrides, from the file's table `[topics]`.
             pub topics: Vec<TopicOverride>,
+            /// Topic classes, from the file's table `[classes]`.
+            pub classes: Vec<TopicClass>,
         }
 
         /// All options, in the order of `--help`.
@@ -124,6 +127,7 @@ macro_rules! options {
                 Config {
                     $($field: read_ruled::<$type>($default, $rule).expect("C1: defaults keep their rules"),)+
                     topics: Vec::new(),
+                    classes: Vec::new(),
                 }
             }
         }
@@ -207,6 +211,14 @@ options! {
     batch_capacity: u32 = "65536", PowerOfTwo(2, 1 << 22);
     /// The depth of a tier that counts as 100 %: flow control acts from 40 % of it, levels from 50 %.
     max_queue_depth: u32 = "5000", Between(1, 1 << 22);
+    /// The share of events lost over 10 s for want of room that counts as 100 %, percent: levels act from half of it.
+    max_drop_rate: Decimal = "2.0", BetweenThousandths(1, 100_000);
+    /// The p99 of REALTIME, receive to handled, that counts as 100 %, milliseconds: levels act from half of it.
+    max_latency_ms: u32 = "100", Between(1, 30_000);
+    /// Events in 10 s below which the drop rate is not judged.
+    min_events_for_evaluation: u32 = "1000", Between(1, 1_000_000_000);
+    /// A level is left when every signal is below this share of the level's threshold.
+    recovery_factor: Decimal = "0.8", BetweenThousandths(10, 999);
     /// What a full REALTIME tier does.
     realtime_overflow: Overflow = "drop-old", Any;
     /// What a full TRANSACTIONAL tier does.
@@ -276,6 +288,14 @@ impl Config {
         }
     }
 
+    /// The topic classes, compiled.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn topic_classes(&self) -> Result<TopicClasses, ConfigRefusal> {
+        TopicClasses::compile(&self.classes).map_err(|refusal| ConfigRefusal::Conflict(Conflict::Classes(refusal)))
+    }
+
     /// The defaults without a socket: events come from publishers alone, and nothing is served over HTTP.
     pub fn without_sockets() -> Config {
         Config { tcp_listen: None, udp_listen: None, admin_listen: None, ..Config::default() }
@@ -309,7 +329,7 @@ impl Config {
         if name.starts_with("events.") && name.ends_with(".bin") {
             return Err(ConfigRefusal::Conflict(Conflict::DeadLettersIntoLog(dead_letters)));
         }
-        Ok(())
+        self.topic_classes().map(drop)
     }
 }
 

@@ -6,7 +6,7 @@
 //!             │  (one per    TRANSACTIONAL (65536, MPSC) ──► transactional dedup,  ├─► appender ──► data/events.bin
 //!             │   NUMA node) BATCH         (65536, MPSC) ──► batch         windows ┘
 //!             │     ▲
-//!             │     └── event pool of that node ◄── slots come home ◄── released by whoever held the event last
+//!  publishers ┘     └── event pool of that node ◄── slots come home ◄── released by whoever held the event last
 //! ```
 //!
 //! **Threads.** A *runner* is a pinned thread with one ring, which it lends to all its *agents* in turn ([`runner`], [`agent`]); which
@@ -22,17 +22,21 @@
 //! **The life of a slot.** Free list → slot → event → released by its last holder → release stack → free list. A ticket is move-only, so a slot has
 //! one holder at any time; nothing is freed by anybody but its owner, and nothing on agent threads allocates after start.
 //!
+//! **Overload.** What can wait waits before it is taken. For what cannot, an agent beside the others judges five levels from depths, losses and
+//! latency, and sets the node's gate: one word that reactors read once a poll, and hold or shed by ([`control`]).
+//!
 //! **The house**, in the order of the flow; a folder uses only those below it:
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
+//! | [`embedding`] | the door for programs that have the engine inside, and its page |
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
-//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines |
+//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |
 //! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
 //! | [`process`] | realtime, transactional (dedup, retries), batch (windows), handlers |
 //! | [`storage`] | appender, log format, recovery, reader, dead letters |
-//! | [`control`], [`metrics`] | the node's gate; ledger, latencies, export, status |
+//! | [`control`], [`metrics`] | the node's level and gate; ledger, latencies, export, status |
 //! | [`pool`], [`wire`] | slots and tickets; the frame codec |
 //! | [`sys`] | every syscall: ring, probe, memory, sockets, topology |
 //! | `sim` (feature `sim`) | the same agents over a simulated kernel, disk and clock |
@@ -47,6 +51,8 @@
 #[cfg(not(loom))]
 pub mod commands;
 pub mod config;
+#[cfg(not(loom))]
+pub mod embedding;
 pub mod limits;
 pub mod report;
 

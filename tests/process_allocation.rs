@@ -12,9 +12,9 @@ use eventstream::pool::{
     ClassStrides, Event, EventHeader, EventView, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source,
 };
 use eventstream::process::{
-    AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters,
+    AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters,
     ProcessorWiring, Realtime, RealtimeOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog,
-    WindowLogOptions,
+    WindowLogOptions, duplicates_by_class,
 };
 use eventstream::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use eventstream::storage::status::InletProgress;
@@ -153,6 +153,9 @@ impl House {
                 ledger: Arc::new(LedgerCells::default()),
                 dead_letters: letters.0.sender(0),
                 counters: counters.clone(),
+                duplicates: duplicates_by_class(&Arc::default()),
+                gate: Arc::default(),
+                budget: PollBudget::narrow(),
                 runner: None,
             }
         };

@@ -13,6 +13,7 @@
 //!
 //! What it does not do: allocate after start, block, read clocks, or release events: an event that does not fit is handed back.
 
+pub mod class;
 pub mod counters;
 pub mod dispatch;
 pub mod lane;
@@ -20,6 +21,7 @@ pub mod policy;
 pub mod tier;
 pub mod topic;
 
+pub use class::{ClassCounters, ClassId, ClassRefusal, TopicClass, TopicClasses};
 pub use counters::BusCounters;
 pub use dispatch::{Dispatch, DuplicateOverride};
 pub use lane::{LaneConsumer, LaneGauge, LaneProducer, lane};

@@ -157,6 +157,16 @@ impl TierGauge {
         self.inner.lanes.iter().map(LaneGauge::depth).sum()
     }
 
+    /// Events that were put into the tier since the start.
+    pub fn published(&self) -> u64 {
+        self.inner.lanes.iter().map(LaneGauge::published).sum()
+    }
+
+    /// Events that the tier's consumer has taken since the start.
+    pub fn taken(&self) -> u64 {
+        self.inner.lanes.iter().map(LaneGauge::taken).sum()
+    }
+
     /// Events that the producers' lanes hold together.
     pub fn capacity(&self) -> usize {
         self.inner.capacity_events

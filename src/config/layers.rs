@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::classes::read_classes;
 use super::refusal::{ConfigRefusal, FilterCause, Origin};
 use super::{Config, OPTIONS, OptionSpec, TopicOverride};
+use crate::bus::TopicClass;
 use crate::limits::{CONFIG_FILE_BYTES_MAX, TOPIC_FILTER_BYTES_MAX};
 
 /// `EVENTSTREAM_*` variables that are no options: log filter, features to do without, the file of the configuration.
@@ -144,7 +146,7 @@ impl Config {
             None => layers.variable("EVENTSTREAM_CONFIG")?.map(PathBuf::from),
         };
         let file = path.map(|path| FileLayer::read(&path)).transpose()?.unwrap_or_default();
-        let mut config = Config { topics: file.topics, ..Config::default() };
+        let mut config = Config { topics: file.topics, classes: file.classes, ..Config::default() };
         for option in OPTIONS {
             let variable = layers.variable(&option.variable())?;
             let (text, origin) = match (layers.flags.value(option), variable, file.values.get(&option.name())) {
@@ -165,12 +167,13 @@ impl Config {
     }
 }
 
-/// What a file says: values as text with their line, and the topic overrides.
+/// What a file says: values as text with their line, the topic overrides, and the topic classes.
 #[derive(Debug, Default)]
 struct FileLayer {
     path: PathBuf,
     values: BTreeMap<String, (String, usize)>,
     topics: Vec<TopicOverride>,
+    classes: Vec<TopicClass>,
 }
 
 impl FileLayer {
@@ -197,11 +200,14 @@ impl FileLayer {
             let (name, line) = (key.get_ref().as_ref(), line_of(key.span().start));
             match (name, value.get_ref()) {
                 ("topics", DeValue::Table(topics)) => layer.topics = read_topics(path, topics, line_of)?,
+                ("classes", DeValue::Table(classes)) => layer.classes = read_classes(path, classes, line_of)?,
                 (name, value) if OptionSpec::find(name).is_some() => {
                     let text = scalar(value).map_err(|found| layer.wrong_kind(line, name, found))?;
                     layer.values.insert(name.to_owned(), (text, line));
                 }
-                ("topics", other) => return Err(layer.wrong_kind(line, name, scalar(other).err().unwrap_or("a single value"))),
+                ("topics" | "classes", other) => {
+                    return Err(layer.wrong_kind(line, name, scalar(other).err().unwrap_or("a single value")));
+                }
                 _ => return Err(layer.unknown_key(line, name)),
             }
         }
@@ -214,19 +220,20 @@ impl FileLayer {
 
     fn unknown_key(&self, line: usize, key: &str) -> ConfigRefusal {
         let wanted = key.replace('_', "-");
-        let nearest = OPTIONS.iter().map(|option| option.name()).chain(["topics".to_owned()]);
+        let nearest = OPTIONS.iter().map(|option| option.name()).chain(["topics".to_owned(), "classes".to_owned()]);
         let nearest = nearest.min_by_key(|name| edit_distance(name, &wanted)).expect("there are options");
         ConfigRefusal::UnknownKey { path: self.path.clone(), line, key: key.to_owned(), nearest }
     }
 }
 
 /// The text of a value, as if it had been written as a flag; else what it is.
-fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
+pub(super) fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) => Ok(number.to_string()),
         DeValue::Boolean(on) => Ok(if *on { "on" } else { "off" }.to_owned()),
-        DeValue::Float(_) => Err("a number with a fraction"),
+        // As written; an option that wants a whole number refuses it with its own words.
+        DeValue::Float(number) => Ok(number.to_string()),
         DeValue::Datetime(_) => Err("a date"),
         DeValue::Array(_) => Err("a list"),
         DeValue::Table(_) => Err("a table"),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::OptionSpec;
 use super::values::{Cause, Rule};
+use crate::bus::{ClassRefusal, TopicFilterRefusal};
 use crate::wire::Tier;
 
 /// Where a value was written.
@@ -78,6 +79,9 @@ impl fmt::Display for FilterCause {
     }
 }
 
+/// How a class is written.
+const CLASS_FORM: &str = "orders = [\"orders/#\", \"invoices/+\"]";
+
 /// Two values that are right each for itself, and wrong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
@@ -103,6 +107,8 @@ pub enum Conflict {
     NoIntake,
     /// The dead letters would be written into the log.
     DeadLettersIntoLog(PathBuf),
+    /// Topic classes that make no sense.
+    Classes(ClassRefusal),
 }
 
 impl Conflict {
@@ -133,6 +139,9 @@ impl Conflict {
                 "dead letters would be written into the log and damage it".to_owned(),
                 "a path of its own, such as dlq_log.txt in the data folder".to_owned(),
             ),
+            Conflict::Classes(refusal) => {
+                ("the table [classes] is refused".to_owned(), refusal.to_string(), CLASS_FORM.to_owned())
+            }
         }
     }
 }
@@ -216,6 +225,28 @@ pub enum ConfigRefusal {
         /// As written.
         text: String,
     },
+    /// A topic class whose filter can't be one.
+    ClassFilter {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// As written.
+        filter: String,
+        /// Why.
+        cause: TopicFilterRefusal,
+    },
+    /// A topic class that is neither a filter nor a list of them.
+    ClassKind {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The class.
+        class: String,
+        /// What is there.
+        found: &'static str,
+    },
     /// Two values that are wrong together.
     Conflict(Conflict),
 }
@@ -244,12 +275,13 @@ impl ConfigRefusal {
             ),
             ConfigRefusal::UnknownKey { path, line, key, nearest } => (
                 format!("unknown key `{key}` ({} line {line})", path.display()),
-                "keys are the names of the flags of `serve`, without the dashes in front, and the table [topics]".to_owned(),
+                "keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics] and [classes]"
+                    .to_owned(),
                 format!("did you mean `{nearest}`? `eventstream serve --help` lists all"),
             ),
             ConfigRefusal::WrongKind { path, line, key, found } => (
                 format!("key `{key}` has {found} ({} line {line})", path.display()),
-                "a value is a text, a whole number, or true or false".to_owned(),
+                "a value is a text, a number, or true or false".to_owned(),
                 format!("{key} = \"…\""),
             ),
             ConfigRefusal::Filter { path, line, filter, cause } => (
@@ -265,6 +297,16 @@ impl ConfigRefusal {
                 ),
                 "it is none of batch, low, medium, high, critical, 0 to 4".to_owned(),
                 format!("\"{filter}\" = \"high\""),
+            ),
+            ConfigRefusal::ClassFilter { path, line, filter, cause } => (
+                format!("topic filter `{}` is refused ({} line {line})", filter.escape_debug(), path.display()),
+                cause.to_string(),
+                CLASS_FORM.to_owned(),
+            ),
+            ConfigRefusal::ClassKind { path, line, class, found } => (
+                format!("the class `{}` has {found} ({} line {line})", class.escape_debug(), path.display()),
+                "a class is a topic filter or a list of them".to_owned(),
+                CLASS_FORM.to_owned(),
             ),
             ConfigRefusal::Conflict(conflict) => conflict.lines(),
         }

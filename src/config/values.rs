@@ -20,6 +20,15 @@ pub enum Cause {
         /// The greatest value accepted.
         most: u64,
     },
+    /// Not a number with up to three decimal places.
+    NotADecimal,
+    /// A decimal number, but outside its bounds.
+    DecimalOutOfRange {
+        /// The least value accepted.
+        least: Decimal,
+        /// The greatest value accepted.
+        most: Decimal,
+    },
     /// Inside its bounds, but not a power of two.
     NotPowerOfTwo,
     /// Not a number of bytes, with or without a suffix.
@@ -39,6 +48,8 @@ impl fmt::Display for Cause {
         match self {
             Cause::NotANumber => f.write_str("it is not a whole number"),
             Cause::OutOfRange { least, most } => write!(f, "it must be between {least} and {most}"),
+            Cause::NotADecimal => f.write_str("it is not a number with up to three decimal places, such as 2 or 0.8"),
+            Cause::DecimalOutOfRange { least, most } => write!(f, "it must be between {least} and {most}"),
             Cause::NotPowerOfTwo => f.write_str("it must be a power of two"),
             Cause::NotABytesSize => f.write_str("it is not a number of bytes such as 65536, 64KiB or 1MiB"),
             Cause::NotAnAddress => {
@@ -58,6 +69,8 @@ pub enum Rule {
     Any,
     /// Least and greatest value.
     Between(u64, u64),
+    /// Least and greatest value of a decimal number, in thousandths.
+    BetweenThousandths(u64, u64),
     /// A power of two within the bounds.
     PowerOfTwo(u64, u64),
 }
@@ -73,6 +86,9 @@ impl Rule {
             Rule::Between(least, most) | Rule::PowerOfTwo(least, most) if !(least..=most).contains(&number) => {
                 Err(Cause::OutOfRange { least, most })
             }
+            Rule::BetweenThousandths(least, most) if !(least..=most).contains(&number) => {
+                Err(Cause::DecimalOutOfRange { least: Decimal(least), most: Decimal(most) })
+            }
             Rule::PowerOfTwo(..) if !number.is_power_of_two() => Err(Cause::NotPowerOfTwo),
             _ => Ok(()),
         }
@@ -84,6 +100,7 @@ impl fmt::Display for Rule {
         match self {
             Rule::Any => Ok(()),
             Rule::Between(least, most) => write!(f, "{least} to {most}"),
+            Rule::BetweenThousandths(least, most) => write!(f, "{} to {}", Decimal(*least), Decimal(*most)),
             Rule::PowerOfTwo(least, most) => write!(f, "a power of two, {least} to {most}"),
         }
     }
@@ -115,6 +132,9 @@ pub fn read_ruled<T: OptionValue>(text: &str, rule: Rule) -> Result<T, Cause> {
         // A number that not even the type can hold is told the option's bounds, not the type's.
         (Cause::OutOfRange { .. }, Rule::Between(least, most) | Rule::PowerOfTwo(least, most)) => {
             Cause::OutOfRange { least, most }
+        }
+        (Cause::DecimalOutOfRange { .. }, Rule::BetweenThousandths(least, most)) => {
+            Cause::DecimalOutOfRange { least: Decimal(least), most: Decimal(most) }
         }
         (cause, _) => cause,
     })?;
@@ -172,6 +192,45 @@ impl OptionValue for ByteSize {
         let number: u128 = digits.replace('_', "").parse().map_err(|_| Cause::NotABytesSize)?;
         let bytes = number.checked_mul(1 << shift).and_then(|bytes| u64::try_from(bytes).ok());
         bytes.map(ByteSize).ok_or(Cause::OutOfRange { least: 0, most: u64::MAX })
+    }
+
+    fn number(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+/// A number with up to three decimal places, exact: `2`, `0.8`, `12.125`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Decimal(u64);
+
+impl Decimal {
+    /// In thousandths.
+    pub const fn thousandths(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, places) = (self.0 / 1_000, format!("{:03}", self.0 % 1_000));
+        match places.trim_end_matches('0') {
+            "" => write!(f, "{whole}"),
+            places => write!(f, "{whole}.{places}"),
+        }
+    }
+}
+
+impl OptionValue for Decimal {
+    const FORM: &'static str = "N.N";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        let (whole, places) = text.split_once('.').unwrap_or((text, "0"));
+        let are_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !are_digits(whole) || !are_digits(places) || places.len() > 3 {
+            return Err(Cause::NotADecimal);
+        }
+        let thousandths = format!("{whole}{places:0<3}").parse::<u64>();
+        thousandths.map(Decimal).map_err(|_| Cause::DecimalOutOfRange { least: Decimal(0), most: Decimal(u64::MAX) })
     }
 
     fn number(&self) -> Option<u64> {
@@ -361,6 +420,22 @@ mod tests {
             assert_eq!(ByteSize::read(text), Err(Cause::NotABytesSize), "{text}");
         }
         assert_eq!(ByteSize::read("99999999999999GiB"), Err(Cause::OutOfRange { least: 0, most: u64::MAX }));
+    }
+
+    #[test]
+    fn decimals_are_exact_to_three_places() {
+        for (text, thousandths, shown) in
+            [("2", 2_000, "2"), ("2.0", 2_000, "2"), ("0.8", 800, "0.8"), ("0.001", 1, "0.001"), ("12.125", 12_125, "12.125")]
+        {
+            let read = Decimal::read(text).expect("a decimal");
+            assert_eq!((read.thousandths(), read.to_string().as_str()), (thousandths, shown), "{text}");
+        }
+        for text in ["", ".", "1.", ".5", "-1", "1.2345", "1e3", "2,0", "2 %"] {
+            assert_eq!(Decimal::read(text), Err(Cause::NotADecimal), "{text}");
+        }
+        let refused = read_ruled::<Decimal>("1.0", Rule::BetweenThousandths(10, 999)).unwrap_err();
+        assert_eq!(refused.to_string(), "it must be between 0.01 and 0.999");
+        assert_eq!(read_ruled::<Decimal>(&"9".repeat(40), Rule::BetweenThousandths(10, 999)), Err(refused));
     }
 
     #[test]

@@ -29,7 +29,13 @@ pub struct EngineBuilder {
 
 impl EngineBuilder {
     pub(super) fn new() -> Self {
-        let handlers = Handlers { alerts: Vec::new(), transactional: None, windows: None, stock_alert_log: true };
+        let handlers = Handlers {
+            alerts: Vec::new(),
+            transactional: None,
+            spare_transactional_threads: 0,
+            windows: None,
+            stock_alert_log: true,
+        };
         Self { config: Config::default(), handlers, publishers: 0 }
     }
 
@@ -47,6 +53,13 @@ impl EngineBuilder {
     /// The handler for TRANSACTIONAL events. A second one takes the place of the first.
     pub fn transactional_handler<H: TransactionalHandler + 'static>(mut self, make: impl Fn(u8) -> H + 'static) -> Self {
         self.handlers.transactional = Some(Box::new(move |node| Box::new(make(node))));
+        self
+    }
+
+    /// Spare threads for an offloaded TRANSACTIONAL handler, each with a handler of its own from the same maker; none unless told otherwise.
+    /// They get work while a node's level is ELEVATED or above; events are not handled in order meanwhile.
+    pub fn spare_transactional_threads(mut self, threads: u8) -> Self {
+        self.handlers.spare_transactional_threads = threads;
         self
     }
 

@@ -34,11 +34,12 @@ pub use builder::EngineBuilder;
 pub use error::EngineError;
 pub use replay::{ReplayRefusal, Replayer};
 
-use crate::bus::{Dispatch, TopicFilter};
+use crate::bus::{Dispatch, TopicClasses, TopicFilter};
 use crate::config::{Config, OnOff};
+use crate::control::LevelReading;
 use crate::ingest::{Producer, ProducerSeat, Publisher};
 use crate::metrics::admin::{AdminServer, LetterIntake};
-use crate::metrics::telemetry::{LogPosition, PipelineState, Telemetry};
+use crate::metrics::telemetry::{LogPosition, PipelineState, Reading, Telemetry};
 use crate::pool::{Budget, PoolPlan, SharedPool};
 use crate::process::{AlertHandler, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
@@ -75,6 +76,9 @@ struct Handlers {
     alerts: Vec<PerNode<dyn AlertHandler>>,
     /// On every TRANSACTIONAL event.
     transactional: Option<PerNode<dyn TransactionalHandler>>,
+    /// Spare threads for an offloaded `transactional`, each with a handler of its own from the same maker. They get work while a node's
+    /// level is ELEVATED or above; events are not handled in order meanwhile. Default 0.
+    spare_transactional_threads: u8,
     /// On every closed window.
     windows: Option<PerNode<dyn WindowHandler>>,
     /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder.
@@ -222,6 +226,7 @@ impl Engine {
         let sockets = open_sockets(config, &mut ground, &mut report)?;
         let control: Arc<DrainControl> = Arc::default();
         let dispatch = dispatch(config)?;
+        let classes: Arc<TopicClasses> = Arc::new(config.topic_classes().map_err(EngineError::Config)?);
         let started_epoch = HostClock.wall().0 / 1_000_000_000;
 
         let (mut nodes, mut seated, mut first_reactor) = (Vec::new(), Vec::new(), 0u8);
@@ -241,6 +246,7 @@ impl Engine {
                 first_reactor,
                 next_producer: &mut next_producer,
                 dispatch: &dispatch,
+                classes: &classes,
                 dead_letters: &dead_letters,
                 log: log.as_ref(),
                 epoch: log.as_ref().map_or(started_epoch as u32, OpenLog::epoch),
@@ -312,7 +318,7 @@ impl Engine {
         &self.telemetry
     }
 
-    /// Looks after the engine: whether something has ended it, and what is worth a log line. Call about four times a second;
+    /// Looks after the engine: whether something has ended it, and what is worth a log line (each change of level among it). Call about four times a second;
     /// handlers and duplicates are looked at once a second.
     pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
         let now = HostClock.now();
@@ -324,6 +330,7 @@ impl Engine {
             if looks_at_handlers {
                 node.view.watch.look(say);
             }
+            node.view.level_watch.look(say);
             if let Some(log) = &node.log {
                 node.store_watch.look(log.status().state(), say);
             }
@@ -485,6 +492,7 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
     let held: Vec<_> = views().map(|view| (view.owners.clone(), view.appender.clone())).collect();
     let seats: Vec<_> = views().flat_map(NodeView::seats).cloned().collect();
     let control = control.clone();
+    let levels: Vec<_> = views().map(|view| view.control.clone()).collect();
     Telemetry {
         ledgers: views().flat_map(|view| view.ledgers.iter().cloned()).collect(),
         measured,
@@ -512,14 +520,12 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
             };
             held.iter().map(node).sum()
         }),
+        levels: levels.iter().cloned().map(|status| Box::new(move || status.reading()) as Reading<LevelReading>).collect(),
         state: Box::new(move || {
-            if control.stage() != Stage::Running {
-                return PipelineState::Draining;
-            }
             let is_running = |status: &Arc<crate::storage::status::StoreStatus>| status.state() == StoreState::Running;
-            if stores.iter().all(is_running) { PipelineState::Running } else { PipelineState::Emergency }
+            let level = levels.iter().map(|status| status.reading().level).max().unwrap_or_default();
+            PipelineState::of(control.stage() != Stage::Running, stores.iter().all(is_running), level)
         }),
-        level: Box::new(|| "HEALTHY"),
         started_at: HostClock.now(),
     }
 }

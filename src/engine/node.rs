@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use super::options::{self, Producers};
 use super::{EngineError, Handlers};
-use crate::bus::{self, BusCounters, Dispatch, TierReceiver, TierSender};
+use crate::bus::{self, BusCounters, Dispatch, TierGauge, TierReceiver, TierSender, TopicClasses};
 use crate::config::{Config, OnOff};
-use crate::control::NodeGate;
+use crate::control::{Control, ControlStatus, ControlWiring, LevelWatch, NodeGate, ShedByClass};
 use crate::ingest::{IngestCounters, Producer, ProducerSeat, ProducerWiring, Reactor, ReactorWiring, UdpSocketWiring};
 use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
@@ -22,8 +22,8 @@ use crate::metrics::ledger::LedgerCells;
 use crate::metrics::pulse::RunnerPulse;
 use crate::pool::{PoolCounters, PoolMetrics, PoolOwner, PoolPlan, SharedPool, SlotClass};
 use crate::process::{
-    AlertLog, AlertLogOptions, Batch, Inlet, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Transactional, WindowLog,
-    WindowLogOptions,
+    AlertLog, AlertLogOptions, Batch, Inlet, PollBudget, ProcessCounters, ProcessWatch, ProcessorWiring, Realtime, Transactional,
+    WindowLog, WindowLogOptions, duplicates_by_class,
 };
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
@@ -73,6 +73,8 @@ pub(super) struct NodeParts<'a> {
     /// The number of the next in-process producer on this host.
     pub(super) next_producer: &'a mut u8,
     pub(super) dispatch: &'a Dispatch,
+    /// For what is counted by topic class.
+    pub(super) classes: &'a Arc<TopicClasses>,
     pub(super) dead_letters: &'a DeadLetterQueue,
     pub(super) log: Option<&'a OpenLog<DiskFile>>,
     /// Distinguishes the ids of this start from those of others.
@@ -91,6 +93,8 @@ pub(super) struct NodeView {
     pub(super) owners: Vec<Arc<PoolCounters>>,
     pub(super) appender: Option<Arc<AppenderCounters>>,
     pub(super) watch: ProcessWatch,
+    pub(super) control: Arc<ControlStatus>,
+    pub(super) level_watch: LevelWatch,
     pub(super) findings: Vec<Finding>,
     /// Agents that report at each stage of the drain.
     pub(super) reactors: u32,
@@ -117,7 +121,7 @@ struct Bus {
     /// Reactors first, then in-process producers, the service last; each by tier.
     senders: Vec<[TierSender; Tier::COUNT]>,
     receivers: [Option<TierReceiver>; Tier::COUNT],
-    counters: BusCounters,
+    gauges: [TierGauge; Tier::COUNT],
 }
 
 fn make_bus(config: &Config, producers: &Producers, sleepers: &[Waker]) -> Bus {
@@ -129,7 +133,7 @@ fn make_bus(config: &Config, producers: &Producers, sleepers: &[Waker]) -> Bus {
         }
         senders.push(tier_senders.into_iter());
         receivers.push(Some(receiver));
-        gauges.push(vec![gauge]);
+        gauges.push(gauge);
     }
     let array = |parts: Vec<_>| -> [TierSender; Tier::COUNT] { parts.try_into().expect("one sender for each tier") };
     let count = producers.reactors as usize + sleepers.len();
@@ -138,7 +142,7 @@ fn make_bus(config: &Config, producers: &Producers, sleepers: &[Waker]) -> Bus {
     Bus {
         senders: by_producer.collect(),
         receivers: receivers.try_into().expect("one receiver for each tier"),
-        counters: BusCounters::new(gauges.try_into().expect("one gauge list for each tier")),
+        gauges: gauges.try_into().expect("one gauge for each tier"),
     }
 }
 
@@ -148,6 +152,10 @@ struct Builder<'a> {
     view: NodeView,
     process: Arc<ProcessCounters>,
     gate: Arc<NodeGate>,
+    /// By reactor.
+    ingest: Vec<Arc<IngestCounters>>,
+    /// REALTIME's latency, once its processor is there.
+    realtime: Option<Arc<LatencyShared>>,
     bus: Bus,
     /// The ends of the inlets, once the processors have taken theirs.
     inlets: [Vec<appender::Inlet>; Tier::COUNT],
@@ -172,17 +180,21 @@ pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, Node
     let sleepers = sleepers.map_err(|error| EngineError::io("make a publisher's wake-up descriptor", error))?;
     let process: Arc<ProcessCounters> = Arc::default();
     let counters: Vec<_> = owners.iter().map(PoolOwner::counters).collect();
+    let thresholds = options::thresholds(parts.config);
+    let control = Arc::new(ControlStatus::new(parts.number, thresholds, HostClock.now(), HostClock.wall()));
     let mut builder = Builder {
         bus: make_bus(parts.config, &parts.producers, &sleepers),
         view: NodeView {
             ledgers: Vec::new(),
-            measured: vec![process.clone(), Arc::new(PoolMetrics::new(counters.clone()))],
+            measured: vec![process.clone(), Arc::new(PoolMetrics::new(counters.clone())), control.clone()],
             latencies: Vec::new(),
             pulses: Vec::new(),
             wakers: wakers.clone(),
             owners: counters,
             appender: None,
             watch: ProcessWatch::new(process.clone(), Vec::new()),
+            level_watch: LevelWatch::new(control.clone()),
+            control,
             findings: Vec::new(),
             reactors: reactors as u32,
             publishers: Vec::new(),
@@ -190,6 +202,8 @@ pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, Node
         },
         process,
         gate: Arc::default(),
+        ingest: Vec::new(),
+        realtime: None,
         inlets: Default::default(),
         wakers,
         sleepers,
@@ -197,7 +211,7 @@ pub(super) fn build(mut parts: NodeParts<'_>) -> Result<(Vec<SeatedRunner>, Node
         parts,
     };
     let runners = builder.build()?;
-    builder.view.measured.push(Arc::new(builder.bus.counters));
+    builder.view.measured.push(Arc::new(BusCounters::new(builder.bus.gauges.map(|gauge| vec![gauge]))));
     Ok((runners, builder.view))
 }
 
@@ -206,7 +220,7 @@ impl Builder<'_> {
         let plans = &self.parts.plan.runners;
         let mut seats: Vec<Vec<(Seat, AnyAgent)>> = plans.iter().map(|_| Vec::new()).collect();
         let mut health = Vec::new();
-        // Upstream first: the appender comes last, when all inlets are known.
+        // Upstream first: the appender comes when all inlets are known, control when everything is that it looks at, publishers among it.
         for role in Role::ALL {
             for (runner, plan) in plans.iter().enumerate() {
                 for seat in plan.seats.iter().filter(|seat| seat.role == role) {
@@ -216,12 +230,15 @@ impl Builder<'_> {
                         Role::Transactional => Some(self.transactional(runner, &mut health)?),
                         Role::Batch => Some(self.batch(runner, &mut health)?),
                         Role::Appender => self.appender()?,
+                        Role::Control => {
+                            self.seat_producers();
+                            Some(self.control())
+                        }
                     };
                     seats[runner].extend(agent.map(|agent| (*seat, agent)));
                 }
             }
         }
-        self.seat_producers();
         self.view.watch = ProcessWatch::new(self.process.clone(), health);
         seats.into_iter().enumerate().map(|(index, seats)| self.runner(index, seats)).collect()
     }
@@ -259,7 +276,9 @@ impl Builder<'_> {
             self.partitions[self.parts.pool_plan.reactors().start + instance].take().expect("a partition for each reactor");
         self.parts.pool.set_waker(pool.id(), self.wakers[runner].clone());
         let counters = Arc::new(IngestCounters::default());
-        self.view.measured.push(counters.clone());
+        self.ingest.push(counters.clone());
+        let shed = Arc::new(ShedByClass::new(self.parts.classes));
+        self.view.measured.extend([counters.clone() as Arc<dyn Measured>, shed.clone()]);
         let sockets = &self.parts.sockets[instance];
         let wiring = ReactorWiring {
             pool,
@@ -275,6 +294,7 @@ impl Builder<'_> {
             gate: self.gate.clone(),
             ledger: self.ledger(),
             counters,
+            shed,
             id_base: event_id_base(self.parts.epoch, self.parts.first_reactor + seat.instance),
         };
         AnyAgent::Reactor(Box::new(Reactor::new(options::reactor(self.parts.config, self.parts.features), wiring)))
@@ -300,6 +320,8 @@ impl Builder<'_> {
             self.wake_processors(&mut tiers, None);
             let pool = self.partitions[place].take().expect("a partition for each producer");
             self.parts.pool.set_waker(pool.id(), waker.clone());
+            let shed = Arc::new(ShedByClass::new(self.parts.classes));
+            self.view.measured.push(shed.clone());
             let producer = Producer::new(ProducerWiring {
                 pool,
                 limits: FrameLimits { max_frame_bytes: self.parts.config.max_frame_bytes.u32() },
@@ -308,6 +330,7 @@ impl Builder<'_> {
                 dead_letters: self.parts.dead_letters.sender(u32::from(self.parts.number)),
                 gate: self.gate.clone(),
                 ledger: self.ledger(),
+                shed,
                 id_base: event_id_base(self.parts.epoch, *self.parts.next_producer),
             });
             // Wraps after the very last number only, which nobody gets then.
@@ -332,6 +355,8 @@ impl Builder<'_> {
             self.inlets[tier.index()].push(inlet);
             Inlet { producer, progress }
         });
+        let duplicates = duplicates_by_class(self.parts.classes);
+        self.view.measured.push(duplicates.clone());
         ProcessorWiring {
             receiver: self.bus.receivers[tier.index()].take().expect("a tier has one processor"),
             inlet,
@@ -339,6 +364,12 @@ impl Builder<'_> {
             ledger: self.ledger(),
             dead_letters: self.parts.dead_letters.sender(u32::from(self.parts.number)),
             counters: self.process.clone(),
+            duplicates,
+            gate: self.gate.clone(),
+            budget: match runner == self.runner_of(Role::Realtime) {
+                true => PollBudget::narrow(),
+                false => PollBudget::by_level(self.gate.clone()),
+            },
             runner: Some(self.wakers[runner].clone()),
         }
     }
@@ -355,6 +386,7 @@ impl Builder<'_> {
         let agent = Realtime::new(options::realtime(self.parts.config), handlers, wiring)
             .map_err(|error| EngineError::io("start the helper of REALTIME", error))?;
         self.view.latencies.push(("realtime", agent.latency()));
+        self.realtime = Some(agent.latency());
         self.view.measured.extend(agent.measured());
         health.extend(agent.health().iter().cloned());
         Ok(AnyAgent::Realtime(Box::new(agent)))
@@ -365,17 +397,23 @@ impl Builder<'_> {
         runner: usize,
         health: &mut Vec<Arc<crate::process::HandlerHealth>>,
     ) -> Result<AnyAgent, EngineError> {
-        let handler = self.parts.handlers.transactional.as_ref().map(|make| make(self.parts.number));
+        let (handlers, number) = (self.parts.handlers, self.parts.number);
+        let make = handlers.transactional.as_ref();
         let place = self.parts.pool_plan.retry().expect("the plan of a node has retry memory");
         let retry_memory = self.partitions[place].take().expect("the retry memory has one user");
         let wiring = self.processor(Tier::Transactional, runner);
         // Any number that differs between starts: jitter only has to differ between hosts.
         let seed = HostClock.wall().0 ^ u64::from(self.parts.number);
-        let agent = Transactional::new(options::transactional(self.parts.config, seed), handler, retry_memory, wiring)
-            .map_err(|error| EngineError::io("start the helper of TRANSACTIONAL", error))?;
+        let refused = |error| EngineError::io("start the helper of TRANSACTIONAL", error);
+        let handler = make.map(|make| make(number));
+        let options = options::transactional(self.parts.config, seed);
+        let mut agent = Transactional::new(options, handler, retry_memory, wiring).map_err(refused)?;
+        for make in make.into_iter().cycle().take(usize::from(handlers.spare_transactional_threads)) {
+            agent.add_spare(make(number)).map_err(refused)?;
+        }
         self.view.latencies.push(("trans", agent.latency()));
         self.view.measured.extend(agent.measured());
-        health.extend(agent.health().cloned());
+        health.extend(agent.health().iter().cloned());
         Ok(AnyAgent::Transactional(Box::new(agent)))
     }
 
@@ -421,12 +459,25 @@ impl Builder<'_> {
         Ok(Some(AnyAgent::Appender(Box::new(agent))))
     }
 
+    fn control(&mut self) -> AnyAgent {
+        let wiring = ControlWiring {
+            tiers: self.bus.gauges.clone(),
+            ledgers: self.view.ledgers.clone(),
+            ingest: self.ingest.clone(),
+            realtime: self.realtime.clone().expect("C1: a plan has every role, and REALTIME's is built before"),
+            gate: self.gate.clone(),
+            status: self.view.control.clone(),
+        };
+        AnyAgent::Control(Box::new(Control::new(options::thresholds(self.parts.config), wiring)))
+    }
+
     fn runner(&mut self, index: usize, mut seats: Vec<(Seat, AnyAgent)>) -> Result<SeatedRunner, EngineError> {
         seats.sort_by_key(|(seat, _)| *seat);
         let plan = &self.parts.plan.runners[index];
         let config = self.parts.config;
-        let roles: Vec<String> = plan.seats.iter().map(Seat::to_string).collect();
-        let name = match plan.seats.len() {
+        // Control sits with somebody else, and does not give a runner its name.
+        let roles: Vec<String> = plan.seats.iter().filter(|seat| seat.role != Role::Control).map(Seat::to_string).collect();
+        let name = match roles.len() {
             1 => format!("n{}-{}", self.parts.number, roles[0].replace(' ', "")),
             _ => format!("n{}-runner{index}", self.parts.number),
         };

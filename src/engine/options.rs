@@ -2,6 +2,7 @@
 
 use crate::bus::TierOptions;
 use crate::config::{self, Auto, Config, Dedup, OnOff};
+use crate::control::Thresholds;
 use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, TransactionalOptions, WindowLogOptions};
@@ -13,6 +14,17 @@ use crate::sys::clock::Nanos;
 use crate::sys::features::{Feature, Features};
 use crate::sys::uring::{SubmissionPolling, UringOptions};
 use crate::wire::{FrameLimits, Tier};
+
+/// What counts as too much.
+pub(super) fn thresholds(config: &Config) -> Thresholds {
+    Thresholds {
+        max_queue_depth: u64::from(config.max_queue_depth),
+        max_drop_rate_millipercent: config.max_drop_rate.thousandths(),
+        max_latency: Nanos::from_millis(u64::from(config.max_latency_ms)),
+        min_events_for_evaluation: u64::from(config.min_events_for_evaluation),
+        recovery_permille: config.recovery_factor.thousandths(),
+    }
+}
 
 /// Inlets are small: a full one stops its processor, so that the depth of the tier rises and flow control answers.
 pub(super) const INLET_EVENTS: usize = 4096;

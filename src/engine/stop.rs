@@ -20,13 +20,13 @@ const GRACE_WITHOUT_A_RUNNER: Nanos = Nanos::from_millis(250);
 pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
     let began = HostClock.now();
     let deadline = began + engine.drain_timeout;
-    let reactors = engine.nodes.iter().map(|node| node.view.reactors).sum();
     let nodes = engine.nodes.len() as u32;
+    let reactors: u32 = engine.nodes.iter().map(|node| node.view.reactors).sum();
     let appenders = engine.nodes.iter().filter(|node| node.log.is_some()).count() as u32;
     let mut in_time = true;
     // E2: what publishers have sent is in the lanes now, and nothing follows.
     let mut producers = engine.close_publishers();
-    for (stage, agents) in [(Stage::Reactors, reactors), (Stage::Processors, 3 * nodes), (Stage::Appender, appenders)] {
+    for (stage, agents) in [(Stage::Reactors, reactors + nodes), (Stage::Processors, 3 * nodes), (Stage::Appender, appenders)] {
         engine.advance(stage);
         in_time &= engine.wait_drained(stage, agents, deadline);
     }
@@ -56,6 +56,7 @@ pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
     drop(left);
     let mut nodes = nodes;
     for node in &mut nodes {
+        node.view.level_watch.look(&mut |level, line| log::log!(level, "{line}"));
         let Some(log) = node.log.as_mut() else { continue };
         // What has changed since the last look of `Engine::watch` is told too: space may have come back a moment before the end.
         node.store_watch.look(log.status().state(), &mut |level, line| log::log!(level, "{line}"));

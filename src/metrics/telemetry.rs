@@ -18,6 +18,7 @@ use super::latency::LatencyShared;
 use super::ledger::{DropReason, Ledger, LedgerCells};
 use super::pulse::{RunnerPulse, Vitality};
 use super::{Kind, Measured, Sample};
+use crate::control::{Level, LevelReading};
 use crate::pool::Source;
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::wire::Tier;
@@ -66,6 +67,18 @@ impl PipelineState {
         }
     }
 
+    /// The state of an engine that has started, by its worst node.
+    pub fn of(is_draining: bool, is_store_running: bool, level: Level) -> Self {
+        match level {
+            _ if is_draining => PipelineState::Draining,
+            _ if !is_store_running => PipelineState::Emergency,
+            Level::Healthy | Level::Elevated => PipelineState::Running,
+            Level::Degraded => PipelineState::Paused,
+            Level::Critical => PipelineState::Dropping,
+            Level::Emergency => PipelineState::Emergency,
+        }
+    }
+
     /// Whether events are taken in, at least some.
     pub const fn takes_events(self) -> bool {
         !matches!(self, PipelineState::Starting | PipelineState::Draining)
@@ -88,8 +101,8 @@ pub struct Telemetry {
     pub in_flight: Reading<u64>,
     /// The pipeline's state.
     pub state: Reading<PipelineState>,
-    /// The worst node's level, as a word (`HEALTHY`).
-    pub level: Reading<&'static str>,
+    /// Each node's level.
+    pub levels: Vec<Reading<LevelReading>>,
     /// When the engine started.
     pub started_at: Nanos,
 }
@@ -116,7 +129,7 @@ impl Default for Telemetry {
             logs: Vec::new(),
             in_flight: Box::new(|| 0),
             state: Box::new(|| PipelineState::Running),
-            level: Box::new(|| "HEALTHY"),
+            levels: Vec::new(),
             started_at: HostClock.now(),
         }
     }
@@ -174,7 +187,8 @@ impl Telemetry {
             latencies: Vec::new(),
             runners: self.pulses.iter().map(|pulse| (pulse.name().to_owned(), pulse.turns(), pulse.vitality(now))).collect(),
             state: (self.state)(),
-            level: (self.level)(),
+            levels: self.levels.iter().map(|read| read()).collect(),
+            read_at: now,
             uptime: now.since(self.started_at),
             ready: self.ready(now),
         };
@@ -221,8 +235,10 @@ pub struct Snapshot {
     pub logs: Vec<LogPosition>,
     /// The pipeline's state.
     pub state: PipelineState,
-    /// The level, as a word.
-    pub level: &'static str,
+    /// Each node's level.
+    pub levels: Vec<LevelReading>,
+    /// When all this was read.
+    pub read_at: Nanos,
     /// Since the start.
     pub uptime: Nanos,
     /// Whether the engine is ready, or why not.
@@ -250,6 +266,11 @@ const LEDGER_SERIES: [&str; 8] = [
 ];
 
 impl Snapshot {
+    /// The worst node's level.
+    pub fn level(&self) -> Level {
+        self.levels.iter().map(|reading| reading.level).max().unwrap_or_default()
+    }
+
     /// The sum of a metric over all its labels; 0 where nobody reports it.
     pub fn sum(&self, name: &str) -> u64 {
         self.series.get(name).map_or(0, |series| series.values.values().sum())
@@ -314,7 +335,7 @@ impl Snapshot {
         self.add(gauge("uptime_seconds", "Since the start.", &[], self.uptime.0 / 1_000_000_000));
         self.add(gauge("ready", "1: takes events, and every runner makes progress.", &[], u64::from(self.ready.is_ok())));
         self.add(gauge("pipeline_state", "1 for the state the pipeline is in.", &[("state", self.state.name())], 1));
-        self.add(gauge("control_level", "1 for the level the worst node is in.", &[("level", self.level)], 1));
+        self.add(gauge("control_level", "1 for the level the worst node is in.", &[("level", self.level().name())], 1));
         for (name, turns, vitality) in self.runners.clone() {
             let labels = &[("runner", name.as_str())];
             self.add(counter("runner_turns", "Turns made.", labels, turns));

@@ -22,7 +22,7 @@ use crate::process::handled::HandledLatency;
 use crate::process::outlet::Outlet;
 use crate::process::window::WindowTable;
 use crate::process::window_log::WindowLog;
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
+use crate::process::{BLOCKED_RETRY, PollBudget, ProcessCounters, ProcessorWiring};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring};
 
@@ -59,6 +59,7 @@ pub struct Batch {
     latency: HandledLatency,
     /// The batch in hand; empty between polls.
     batch: Vec<Event>,
+    budget: PollBudget,
     draining: bool,
 }
 
@@ -69,11 +70,12 @@ impl Batch {
     /// If the log serves another processor already, or the window is under a millisecond.
     pub fn new(options: BatchOptions, log: WindowLog, wiring: ProcessorWiring) -> Self {
         assert!(options.window >= Nanos::from_millis(1), "a window is at least a millisecond");
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner: _ } = wiring;
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate: _, budget, runner: _ } =
+            wiring;
         Self {
             options,
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, POLL_EVENTS_MAX),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, budget.events_max()),
             pool,
             table: log.take_spare().expect("a fresh log has its tables"),
             log,
@@ -82,7 +84,8 @@ impl Batch {
             is_extended: false,
             counters,
             latency: HandledLatency::new(),
-            batch: Vec::with_capacity(POLL_EVENTS_MAX),
+            batch: Vec::with_capacity(budget.events_max()),
+            budget,
             draining: false,
         }
     }
@@ -98,7 +101,7 @@ impl Batch {
     }
 
     fn take(&mut self, clock: &impl Clock) -> u32 {
-        let max = POLL_EVENTS_MAX.min(self.outlet.room());
+        let max = self.budget.events().min(self.outlet.room());
         if max == 0 || self.receiver.pop_batch(&mut self.batch, max) == 0 {
             return 0;
         }

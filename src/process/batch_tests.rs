@@ -145,7 +145,7 @@ fn a_full_inlet_stops_the_processor_and_loses_nothing() {
     let mut set = set(16, None, 16);
     (0..300).for_each(|id| set.send(id, "t", b"x"));
     set.bench.poll_all(&mut set.agent);
-    assert!(set.agent.receiver.depth() >= 300 - 16 - POLL_EVENTS_MAX);
+    assert!(set.agent.receiver.depth() >= 300 - 16 - crate::process::POLL_EVENTS_MAX);
     let mut stored = Vec::new();
     while stored.len() < 300 {
         stored.extend(set.bench.store(7));

@@ -27,10 +27,13 @@
 pub mod alert_log;
 pub mod batch;
 pub mod counters;
+mod crew;
 pub mod dedup;
 pub mod guard;
 mod handled;
 pub mod handler;
+#[cfg(test)]
+mod level_tests;
 mod offload;
 pub mod outlet;
 pub mod realtime;
@@ -44,7 +47,8 @@ pub mod window_log;
 
 use std::sync::Arc;
 
-use crate::bus::TierReceiver;
+use crate::bus::{ClassCounters, TierReceiver, TopicClasses};
+use crate::control::NodeGate;
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::SharedPool;
 use crate::storage::dead_letter::DeadLetterSender;
@@ -69,8 +73,47 @@ pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 /// agent) within some ten microseconds.
 pub const POLL_EVENTS_MAX: usize = 64;
 
+/// The most events that a processor takes in one poll when it does not hold REALTIME up and the level is ELEVATED or above: four times
+/// as many per clock read, publish and splice.
+pub const POLL_EVENTS_WIDE: usize = 256;
+
+/// How many events a processor may take in one poll.
+#[derive(Clone, Debug, Default)]
+pub struct PollBudget {
+    gate: Option<Arc<NodeGate>>,
+}
+
+impl PollBudget {
+    /// [`POLL_EVENTS_MAX`] always: the processor shares its runner with REALTIME.
+    pub fn narrow() -> Self {
+        Self::default()
+    }
+
+    /// [`POLL_EVENTS_WIDE`] while the node's level says so.
+    pub fn by_level(gate: Arc<NodeGate>) -> Self {
+        Self { gate: Some(gate) }
+    }
+
+    /// Now.
+    #[inline]
+    pub(crate) fn events(&self) -> usize {
+        let is_wide = self.gate.as_ref().is_some_and(|gate| gate.read().actions().wide_budgets);
+        if is_wide { POLL_EVENTS_WIDE } else { POLL_EVENTS_MAX }
+    }
+
+    /// The most it will ever be, for scratch memory.
+    pub(crate) fn events_max(&self) -> usize {
+        if self.gate.is_some() { POLL_EVENTS_WIDE } else { POLL_EVENTS_MAX }
+    }
+}
+
 /// How soon an agent that waits for a full inlet, or for a helper that cannot wake it, looks again.
 pub(crate) const BLOCKED_RETRY: Nanos = Nanos::from_micros(100);
+
+/// Counts one processor's duplicates by topic class.
+pub fn duplicates_by_class(classes: &Arc<TopicClasses>) -> Arc<ClassCounters> {
+    Arc::new(ClassCounters::new("dedup_hits_by_class", "Duplicates recognised, by topic class.", classes.clone()))
+}
 
 /// What joins a processor to the rest of the node.
 pub struct ProcessorWiring {
@@ -86,6 +129,12 @@ pub struct ProcessorWiring {
     pub dead_letters: DeadLetterSender,
     /// The node's counters; each processor writes its own part.
     pub counters: Arc<ProcessCounters>,
+    /// Its duplicates by topic class; no other agent counts here.
+    pub duplicates: Arc<ClassCounters>,
+    /// The node's gate, for what the level asks of processors.
+    pub gate: Arc<NodeGate>,
+    /// Events in one poll.
+    pub budget: PollBudget,
     /// Its runner, which an offloaded handler wakes when it is done. `None`: the agent asks to be polled every 100 µs meanwhile.
     pub runner: Option<Waker>,
 }

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::bus::ClassCounters;
 use crate::bus::lane::{Full, LaneProducer};
 use crate::metrics::ledger::{DropReason, LedgerCell, LedgerCells};
 use crate::pool::{Event, Releaser, SharedPool};
@@ -37,6 +38,7 @@ pub(crate) struct Outlet {
     releaser: Releaser,
     ledger: Arc<LedgerCells>,
     dead_letters: DeadLetterSender,
+    duplicates: Arc<ClassCounters>,
     held: VecDeque<Event>,
     hold_events_max: usize,
     delivered: u64,
@@ -48,10 +50,11 @@ impl Outlet {
         pool: Arc<SharedPool>,
         ledger: Arc<LedgerCells>,
         dead_letters: DeadLetterSender,
+        duplicates: Arc<ClassCounters>,
         hold_events_max: usize,
     ) -> Self {
         let (releaser, held) = (Releaser::new(pool.clone()), VecDeque::with_capacity(hold_events_max));
-        Self { inlet, pool, releaser, ledger, dead_letters, held, hold_events_max, delivered: 0 }
+        Self { inlet, pool, releaser, ledger, dead_letters, duplicates, held, hold_events_max, delivered: 0 }
     }
 
     /// Events that may be delivered now (E3).
@@ -102,6 +105,7 @@ impl Outlet {
     /// The event is one that was seen before.
     pub(crate) fn duplicate(&mut self, event: Event) {
         self.cell(&event).duplicate.add(1);
+        self.duplicates.count(self.pool.topic(&event));
         self.releaser.release(event);
     }
 

@@ -81,7 +81,8 @@ impl Realtime {
     /// When no thread can be had.
     pub fn new(options: RealtimeOptions, handlers: Vec<Box<dyn AlertHandler>>, wiring: ProcessorWiring) -> std::io::Result<Self> {
         assert!(options.hold_events_max >= POLL_EVENTS_MAX, "a batch must fit into what may be held");
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner } = wiring;
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate: _, budget: _, runner } =
+            wiring;
         let can_be_woken = runner.is_some();
         let (inline, offloaded): (Vec<_>, Vec<_>) =
             handlers.into_iter().partition(|handler| handler.mode() == HandlerMode::Inline);
@@ -96,7 +97,7 @@ impl Realtime {
         };
         Ok(Self {
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, options.hold_events_max),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, options.hold_events_max),
             pool,
             inline,
             offload,

@@ -10,7 +10,7 @@ use crate::bus::lane::{LaneConsumer, LaneProducer, lane};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
 use crate::process::outlet::{Inlet, Outlet};
-use crate::process::{ProcessCounters, ProcessorWiring};
+use crate::process::{PollBudget, ProcessCounters, ProcessorWiring, duplicates_by_class};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::storage::status::InletProgress;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
@@ -88,7 +88,14 @@ impl TestPool {
     pub(crate) fn outlet(&self, inlet: Option<Inlet>, hold_events_max: usize) -> Outlet {
         let (letters, _) = DeadLetterQueue::manual(&DeadLetterOptions::new("unused".into()), vec![self.shared.clone()]);
         let dead_letters = letters.sender(0);
-        Outlet::new(inlet, self.shared.clone(), self.ledger.clone(), dead_letters, hold_events_max)
+        Outlet::new(
+            inlet,
+            self.shared.clone(),
+            self.ledger.clone(),
+            dead_letters,
+            duplicates_by_class(&Arc::default()),
+            hold_events_max,
+        )
     }
 }
 
@@ -132,6 +139,9 @@ impl Bench {
             ledger: pool.ledger.clone(),
             dead_letters: letters.0.sender(0),
             counters: counters.clone(),
+            gate: Arc::default(),
+            budget: PollBudget::narrow(),
+            duplicates: duplicates_by_class(&Arc::default()),
             runner: None,
         };
         (

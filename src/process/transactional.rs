@@ -17,7 +17,8 @@
 //!   event is lost, so that a sender who repeats it is heard.
 //! - **T3** A draining agent does not wait for back-offs: what waits is tried at once, with the tries it has left, and
 //!   then dead-lettered. So a drain ends after at most `max_retries` more calls per waiting event.
-//! - **T4** With an offloaded handler events may overtake each other only by failing.
+//! - **T4** With an offloaded handler events may overtake each other only by failing; with spare handler threads also while these work,
+//!   which is from level ELEVATED on ([`Transactional::add_spare`]).
 //!
 //! Without a handler every event that is no duplicate is in good order.
 
@@ -25,10 +26,12 @@ use std::sync::Arc;
 
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
+use crate::control::NodeGate;
 use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::DropReason;
 use crate::pool::{Event, EventView, PoolOwner, SharedPool};
+use crate::process::crew::Crew;
 use crate::process::dedup::{Dedup, DedupKey, DedupOptions, Progress, Seen};
 use crate::process::guard::{Called, Guard, HandlerHealth};
 use crate::process::handled::HandledLatency;
@@ -36,16 +39,17 @@ use crate::process::handler::{HandlerError, HandlerMode, TransactionalHandler};
 use crate::process::offload::{Offload, Verdict};
 use crate::process::outlet::Outlet;
 use crate::process::retry::{RetryOptions, RetryQueue};
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
+use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, PollBudget, ProcessCounters, ProcessorWiring};
 use crate::storage::dead_letter::Note;
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::{Completion, Ring};
+use crate::sys::wake::Waker;
 
 /// Retries tried in one poll (T1).
 pub const RETRIES_PER_POLL: usize = 16;
 
-/// Events that may wait in the agent for a place in the inlet: a batch and the retries of a poll.
-const HOLD_EVENTS_MAX: usize = 2 * POLL_EVENTS_MAX;
+/// Retries of a poll that may wait in the agent for a place in the inlet, beside a batch.
+const HOLD_RETRIES_MAX: usize = POLL_EVENTS_MAX;
 
 /// The numbers of the TRANSACTIONAL processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +84,7 @@ type TransactionGuard = Guard<dyn TransactionalHandler>;
 enum Worker {
     Nobody,
     Inline(TransactionGuard),
-    Offloaded(Offload),
+    Offloaded(Crew),
 }
 
 /// The agent.
@@ -92,8 +96,11 @@ pub struct Transactional {
     dedup: Option<Dedup>,
     retries: RetryQueue,
     worker: Worker,
-    can_be_woken: bool,
-    health: Option<Arc<HandlerHealth>>,
+    /// Woken by handler threads. `None`: the agent asks to be polled meanwhile.
+    runner: Option<Waker>,
+    health: Vec<Arc<HandlerHealth>>,
+    gate: Arc<NodeGate>,
+    budget: PollBudget,
     counters: Arc<ProcessCounters>,
     latency: HandledLatency,
     /// What follows is scratch of one poll, made at start and empty between polls.
@@ -115,8 +122,7 @@ impl Transactional {
         retry_memory: PoolOwner,
         wiring: ProcessorWiring,
     ) -> std::io::Result<Self> {
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner } = wiring;
-        let can_be_woken = runner.is_some();
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate, budget, runner } = wiring;
         let mut health = None;
         let worker = match handler {
             None => Worker::Nobody,
@@ -127,30 +133,43 @@ impl Transactional {
                 match mode {
                     HandlerMode::Inline => Worker::Inline(guard),
                     HandlerMode::Offloaded => {
-                        let mut guard = guard;
-                        let job = Box::new(move |event: &EventView<'_>| attempt(&mut guard, event));
-                        Worker::Offloaded(Offload::start("transactional", options.offload_events_max, &pool, runner, job)?)
+                        Worker::Offloaded(Crew::new(offload("transactional", guard, &options, &pool, runner.clone())?))
                     }
                 }
             }
         };
         Ok(Self {
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, HOLD_EVENTS_MAX),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, budget.events_max() + HOLD_RETRIES_MAX),
             pool,
             dedup: options.dedup.as_ref().map(Dedup::new),
             retries: RetryQueue::new(options.retry, retry_memory),
             worker,
-            can_be_woken,
-            health,
+            runner,
+            health: health.into_iter().collect(),
+            gate,
             counters,
             latency: HandledLatency::new(),
-            batch: Vec::with_capacity(POLL_EVENTS_MAX),
-            keys: Vec::with_capacity(POLL_EVENTS_MAX),
-            verdicts: Vec::with_capacity(POLL_EVENTS_MAX),
+            batch: Vec::with_capacity(budget.events_max()),
+            keys: Vec::with_capacity(budget.events_max()),
+            verdicts: Vec::with_capacity(budget.events_max()),
+            budget,
             draining: false,
             options,
         })
+    }
+
+    /// Adds a handler thread that gets work from level ELEVATED on; `handler` runs there whatever its mode. Does nothing beside an inline
+    /// handler. Events are no longer handled in order while spares work.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn add_spare(&mut self, handler: Box<dyn TransactionalHandler>) -> std::io::Result<()> {
+        let Worker::Offloaded(crew) = &mut self.worker else { return Ok(()) };
+        let guard = Guard::new(handler.name(), handler, self.options.handler_panics_max);
+        self.health.push(guard.health());
+        crew.add_spare(offload("transactional-spare", guard, &self.options, &self.pool, self.runner.clone())?);
+        Ok(())
     }
 
     /// Latency from receive to handled, `latency_ns_trans`.
@@ -158,12 +177,12 @@ impl Transactional {
         self.latency.shared()
     }
 
-    /// How its handler fares.
-    pub fn health(&self) -> Option<&Arc<HandlerHealth>> {
-        self.health.as_ref()
+    /// How its handler fares, and each spare.
+    pub fn health(&self) -> &[Arc<HandlerHealth>] {
+        &self.health
     }
 
-    /// The handler's health, for the exporter.
+    /// The handlers' health, for the exporter.
     pub fn measured(&self) -> Vec<Arc<dyn Measured>> {
         self.health.iter().map(|health| health.clone() as Arc<dyn Measured>).collect()
     }
@@ -174,12 +193,12 @@ impl Transactional {
     }
 
     fn offloaded(&self) -> usize {
-        if let Worker::Offloaded(offload) = &self.worker { offload.in_flight() } else { 0 }
+        if let Worker::Offloaded(crew) = &self.worker { crew.in_flight() } else { 0 }
     }
 
     /// Events that may be started now: with a helper its room, else what the outlet takes.
     fn room(&self) -> usize {
-        if let Worker::Offloaded(offload) = &self.worker { offload.room() } else { self.outlet.room() }
+        if let Worker::Offloaded(crew) = &self.worker { crew.room() } else { self.outlet.room() }
     }
 
     fn progress(&self) -> Progress {
@@ -189,9 +208,10 @@ impl Transactional {
     /// Takes what the helper is done with.
     fn collect(&mut self) -> u32 {
         let mut done = 0;
-        while (done as usize) < POLL_EVENTS_MAX && self.outlet.room() > 0 {
-            let Worker::Offloaded(offload) = &mut self.worker else { break };
-            let Some(finished) = offload.collect() else { break };
+        let max = self.budget.events();
+        while (done as usize) < max && self.outlet.room() > 0 {
+            let Worker::Offloaded(crew) = &mut self.worker else { break };
+            let Some(finished) = crew.collect() else { break };
             self.settle(finished.event, finished.verdict, finished.handled_at);
             done += 1;
         }
@@ -210,7 +230,7 @@ impl Transactional {
 
     /// Fills the batch with new events, and takes the duplicates out of it. Returns how many were taken.
     fn take_new(&mut self) -> u32 {
-        let max = POLL_EVENTS_MAX.min(self.room());
+        let max = self.budget.events().min(self.room());
         let taken = if max == 0 { 0 } else { self.receiver.pop_batch(&mut self.batch, max) };
         if taken > 0 {
             self.batch.iter().for_each(|event| self.pool.prefetch(event));
@@ -249,8 +269,8 @@ impl Transactional {
             return 0;
         }
         let mut batch = std::mem::take(&mut self.batch);
-        if let Worker::Offloaded(offload) = &mut self.worker {
-            batch.drain(..).for_each(|event| offload.push(event));
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            batch.drain(..).for_each(|event| crew.push(event));
             self.batch = batch;
             return 0;
         }
@@ -325,13 +345,25 @@ impl Transactional {
     }
 
     fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
-        let must_look_again = self.outlet.held() > 0 || (self.offloaded() > 0 && !self.can_be_woken);
+        let must_look_again = self.outlet.held() > 0 || (self.offloaded() > 0 && self.runner.is_none());
         let blocked = must_look_again.then(|| now + BLOCKED_RETRY);
         // Without room a due retry can't be tried; asking for a poll at its time would spin.
         let retry = if self.room() == 0 { None } else { self.retries.deadline() };
         let sweep = self.dedup.as_ref().map(|dedup| dedup.deadline(now));
         [blocked, retry, sweep, self.latency.deadline()].into_iter().flatten().min()
     }
+}
+
+/// A thread for a handler.
+fn offload(
+    name: &str,
+    mut guard: TransactionGuard,
+    options: &TransactionalOptions,
+    pool: &Arc<SharedPool>,
+    runner: Option<Waker>,
+) -> std::io::Result<Offload> {
+    let job = Box::new(move |event: &EventView<'_>| attempt(&mut guard, event));
+    Offload::start(name, options.offload_events_max, pool, runner, job)
 }
 
 /// One try.
@@ -360,14 +392,17 @@ impl<R: Ring> Agent<R> for Transactional {
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
         self.dedup.iter_mut().for_each(|dedup| dedup.advance(ctx.now));
         let moved = self.outlet.pump();
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            crew.begin_poll(self.gate.read().actions().spare_handlers);
+        }
         let mut handled = self.collect();
         self.take_due(ctx.now);
         let mut taken = self.batch.len() as u32;
         handled += self.work(ctx.ring);
         taken += self.take_new();
         handled += self.work(ctx.ring);
-        if let Worker::Offloaded(offload) = &mut self.worker {
-            offload.publish();
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            crew.publish();
         }
         self.outlet.flush();
         self.retries.collect();

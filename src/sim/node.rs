@@ -10,16 +10,17 @@ use super::frames;
 use super::ring::SimRing;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario, UdpManner};
 use super::scheduler::{Scheduler, SharedAgent};
-use crate::bus::{self, Dispatch, TierOptions, TierReceiver, TierSender};
-use crate::control::NodeGate;
-use crate::ingest::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+use crate::bus::{self, Dispatch, TierGauge, TierOptions, TierReceiver, TierSender};
+use crate::control::{Control, ControlStatus, ControlWiring, NodeGate, ShedByClass};
+use crate::ingest::{IngestCounters, Producer, ProducerWiring, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::{Ledger, LedgerCells};
 use crate::metrics::{Measured, Sample};
 use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
 use crate::process::{
-    Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters, ProcessorWiring, Realtime,
+    Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, PollBudget, ProcessCounters, ProcessorWiring, Realtime,
     RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog, WindowLogOptions,
-    WindowWriter,
+    WindowWriter, duplicates_by_class,
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -35,8 +36,10 @@ pub mod seat {
     pub const REACTOR: usize = 0;
     /// The processors, by tier.
     pub const PROCESSORS: [usize; 3] = [1, 2, 3];
+    /// Control.
+    pub const CONTROL: usize = 4;
     /// The appender, if there is one.
-    pub const APPENDER: usize = 4;
+    pub const APPENDER: usize = 5;
 }
 
 /// A running node, with what the world needs of it.
@@ -49,6 +52,10 @@ pub struct SimNode {
     pub reactor: Rc<RefCell<Reactor>>,
     /// The concrete TRANSACTIONAL processor; its agent is seated.
     pub transactional: Rc<RefCell<Transactional>>,
+    /// What control tells.
+    pub control: Arc<ControlStatus>,
+    /// For publishers, the service's last.
+    pub producers: Vec<Producer>,
     /// Each agent's part.
     pub ledgers: Vec<Arc<LedgerCells>>,
     /// The log, if events are stored.
@@ -81,8 +88,11 @@ impl SimNode {
     }
 }
 
-/// Makes pool partitions: the reactor's, and the retry memory.
-fn pool(scenario: &Scenario) -> (Arc<SharedPool>, PoolOwner, PoolOwner) {
+/// Events of the service lanes.
+const SERVICE_LANE_EVENTS: usize = 4;
+
+/// Makes pool partitions: the reactor's, the retry memory, and the publishers'.
+fn pool(scenario: &Scenario) -> (Arc<SharedPool>, PoolOwner, PoolOwner, Vec<PoolOwner>) {
     let strides = ClassStrides::new(FRAME_BYTES_MAX, scenario.chunk_bytes);
     let [small, medium, large] = scenario.slots;
     let gro_chunks = if scenario.udp == UdpManner::Gro { 2 } else { 0 };
@@ -90,11 +100,15 @@ fn pool(scenario: &Scenario) -> (Arc<SharedPool>, PoolOwner, PoolOwner) {
     let chunks = u32::from(scenario.chunks) + gro_chunks;
     let reactor = OwnerLayout::with_kernel_slots([small, medium + udp_slots, large, chunks, scenario.parking], udp_slots);
     let [small, medium, large] = scenario.retry_slots;
-    let layouts = [reactor, OwnerLayout::without_quotas([small, medium, large, 0, 0])];
+    let mut layouts = vec![reactor, OwnerLayout::without_quotas([small, medium, large, 0, 0])];
+    let [small, medium, large] = scenario.publisher_slots;
+    let publisher = OwnerLayout::with_kernel_slots([small, medium, large, 0, 0], 0);
+    layouts.resize(2 + scenario.publishers.len() + usize::from(scenario.service.is_some()), publisher);
     let arena = Arena::map(SharedPool::arena_bytes(&strides, &layouts)).expect("a simulated pool is small");
     let (shared, mut owners) = SharedPool::divide(arena, strides, &layouts);
-    let retry = owners.pop().expect("two layouts, two owners");
-    (shared, owners.pop().expect("two layouts, two owners"), retry)
+    let publishers = owners.split_off(2);
+    let retry = owners.pop().expect("an owner for each layout");
+    (shared, owners.pop().expect("an owner for each layout"), retry, publishers)
 }
 
 /// Hands out what each part of a node needs.
@@ -106,6 +120,7 @@ struct Builder<'a> {
     process: Arc<ProcessCounters>,
     ingest: Arc<IngestCounters>,
     gate: Arc<NodeGate>,
+    shed: Arc<ShedByClass>,
     ledgers: Vec<Arc<LedgerCells>>,
     inlets: [Vec<appender::Inlet>; Tier::COUNT],
     appended: Arc<AppenderCounters>,
@@ -113,7 +128,7 @@ struct Builder<'a> {
 
 /// Builds the node of a scenario and seats its agents.
 pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> SimNode {
-    let (pool, reactor_pool, retry_pool) = pool(scenario);
+    let (pool, reactor_pool, retry_pool, publisher_pools) = pool(scenario);
     let options = DeadLetterOptions { queue_letters: scenario.letters, ..DeadLetterOptions::new("unused".into()) };
     let (letters, collector) = DeadLetterQueue::manual(&options, vec![pool.clone()]);
     let mut builder = Builder {
@@ -124,45 +139,63 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
         process: Arc::default(),
         ingest: Arc::default(),
         gate: Arc::default(),
+        shed: Arc::new(ShedByClass::new(&Arc::default())),
         ledgers: Vec::new(),
         inlets: Default::default(),
         appended: Arc::default(),
     };
-    let (senders, receivers) = tiers(scenario);
+    let (mut senders, receivers, gauges) = tiers(scenario);
     let log = scenario.storage.then(|| builder.open_log());
-    let (listener, udp, reactor) = builder.reactor(reactor_pool, senders, log.as_ref());
+    let (listener, udp, reactor) = builder.reactor(reactor_pool, senders.remove(0), log.as_ref());
     scheduler.seat(reactor.clone());
     let [realtime, transactional, batch] = receivers;
     let wiring = builder.wiring(Tier::Realtime, realtime);
-    scheduler.seat(shared(Realtime::new(RealtimeOptions::default(), Vec::new(), wiring).expect("no thread is started")));
+    let realtime = Realtime::new(RealtimeOptions::default(), Vec::new(), wiring).expect("no thread is started");
+    let latency = realtime.latency();
+    scheduler.seat(shared(realtime));
     let transactional = builder.transactional(transactional, retry_pool);
     scheduler.seat(transactional.clone());
     let (batch, windows) = builder.batch(batch);
     scheduler.seat(batch);
+    let (agent, control) = builder.control(gauges, latency);
+    scheduler.seat(agent);
     if let Some(log) = &log {
         scheduler.seat(builder.appender(log));
     }
-    let Builder { letters, process, ingest, ledgers, appended, .. } = builder;
-    let measured: Vec<Arc<dyn Measured>> = vec![process, ingest, appended, letters.counters().clone()];
-    SimNode { listener, udp, reactor, transactional, ledgers, log, letters, collector, windows, measured }
+    let producers = publisher_pools.into_iter().zip(senders).enumerate();
+    let producers = producers.map(|(number, (pool, tiers))| builder.producer(number, pool, tiers, log.as_ref())).collect();
+    let Builder { letters, process, ingest, shed, ledgers, appended, .. } = builder;
+    let measured: Vec<Arc<dyn Measured>> = vec![process, ingest, shed, appended, letters.counters().clone(), control.clone()];
+    SimNode { listener, udp, reactor, transactional, control, producers, ledgers, log, letters, collector, windows, measured }
 }
 
 fn shared(agent: impl crate::agent::Agent<SimRing> + 'static) -> SharedAgent {
     Rc::new(RefCell::new(agent))
 }
 
-fn tiers(scenario: &Scenario) -> ([TierSender; Tier::COUNT], [TierReceiver; Tier::COUNT]) {
-    let mut receivers = Vec::new();
-    let senders = Tier::ALL.map(|tier| {
+type Tiers = (Vec<[TierSender; Tier::COUNT]>, [TierReceiver; Tier::COUNT], [TierGauge; Tier::COUNT]);
+
+/// The reactor's senders first, then those of each publisher.
+fn tiers(scenario: &Scenario) -> Tiers {
+    let (mut receivers, mut gauges) = (Vec::new(), Vec::new());
+    let mut by_tier = Tier::ALL.map(|tier| {
         let capacity_events = scenario.capacity[tier.index()];
-        let high_water_events = if scenario.flow_control { (capacity_events * 2 / 5).max(1) } else { capacity_events };
-        let overflow = scenario.overflow[tier.index()];
-        let options = TierOptions { capacity_events, producers: 1, overflow, high_water_events, service_lane_events: 0 };
-        let (mut senders, receiver, _gauge) = bus::tier(options);
+        let (senders, receiver, gauge) = bus::tier(TierOptions {
+            capacity_events,
+            producers: 1 + scenario.publishers.len(),
+            overflow: scenario.overflow[tier.index()],
+            high_water_events: if scenario.flow_control { (capacity_events * 2 / 5).max(1) } else { capacity_events },
+            service_lane_events: if scenario.service.is_some() { SERVICE_LANE_EVENTS } else { 0 },
+        });
         receivers.push(receiver);
-        senders.pop().expect("one producer, one sender")
+        gauges.push(gauge);
+        senders.into_iter()
     });
-    (senders, receivers.try_into().expect("one receiver per tier"))
+    let producers = 1 + scenario.publishers.len() + usize::from(scenario.service.is_some());
+    let of_producer = |_| by_tier.each_mut().map(|senders| senders.next().expect("a sender for each producer"));
+    let senders = (0..producers).map(of_producer).collect();
+    let gauges = gauges.try_into().expect("one gauge per tier");
+    (senders, receivers.try_into().expect("one receiver per tier"), gauges)
 }
 
 impl Builder<'_> {
@@ -218,9 +251,30 @@ impl Builder<'_> {
             gate: self.gate.clone(),
             ledger: self.ledger(),
             counters: self.ingest.clone(),
-            id_base: u64::from(log.map_or(1, OpenLog::epoch)) << 48,
+            shed: self.shed.clone(),
+            id_base: id_base(log, 0),
         };
         (listener, udp, Rc::new(RefCell::new(Reactor::new(options, wiring))))
+    }
+
+    fn producer(
+        &mut self,
+        number: usize,
+        pool: PoolOwner,
+        tiers: [TierSender; Tier::COUNT],
+        log: Option<&OpenLog<SimFile>>,
+    ) -> Producer {
+        Producer::new(ProducerWiring {
+            pool,
+            limits: FrameLimits { max_frame_bytes: FRAME_BYTES_MAX },
+            dispatch: Dispatch::default(),
+            tiers,
+            dead_letters: self.letters.sender(0),
+            gate: self.gate.clone(),
+            ledger: self.ledger(),
+            shed: Arc::new(ShedByClass::new(&Arc::default())),
+            id_base: id_base(log, 1 + number as u64),
+        })
     }
 
     fn wiring(&mut self, tier: Tier, receiver: TierReceiver) -> ProcessorWiring {
@@ -237,6 +291,12 @@ impl Builder<'_> {
             ledger: self.ledger(),
             dead_letters: self.letters.sender(0),
             counters: self.process.clone(),
+            duplicates: duplicates_by_class(&Arc::default()),
+            gate: self.gate.clone(),
+            budget: match self.scenario.wide_budgets {
+                true => PollBudget::by_level(self.gate.clone()),
+                false => PollBudget::narrow(),
+            },
             runner: None,
         }
     }
@@ -265,6 +325,20 @@ impl Builder<'_> {
         (shared(Batch::new(options, log, self.wiring(Tier::Batch, receiver))), windows)
     }
 
+    fn control(&self, tiers: [TierGauge; Tier::COUNT], realtime: Arc<LatencyShared>) -> (SharedAgent, Arc<ControlStatus>) {
+        let thresholds = self.scenario.thresholds;
+        let status = Arc::new(ControlStatus::new(0, thresholds, self.ring.now(), self.ring.wall()));
+        let wiring = ControlWiring {
+            tiers,
+            ledgers: self.ledgers.clone(),
+            ingest: vec![self.ingest.clone()],
+            realtime,
+            gate: self.gate.clone(),
+            status: status.clone(),
+        };
+        (shared(Control::new(thresholds, wiring)), status)
+    }
+
     fn appender(&mut self, log: &OpenLog<SimFile>) -> SharedAgent {
         let options = AppenderOptions {
             staging_bytes: AppenderOptions::staging_bytes_min(FRAME_BYTES_MAX as usize + 64),
@@ -285,6 +359,11 @@ impl Builder<'_> {
         };
         shared(Appender::new(options, parts).expect("the staging buffers are small"))
     }
+}
+
+/// The first id of a producer: the log's epoch, the producer's number, a running number.
+fn id_base(log: Option<&OpenLog<SimFile>>, producer: u64) -> u64 {
+    u64::from(log.map_or(1, OpenLog::epoch)) << 48 | producer << 40
 }
 
 /// A handler whose mood follows from the frame: most are fine, some fail once or for ever, a few make it panic.

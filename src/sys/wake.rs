@@ -132,7 +132,7 @@ pub(crate) fn wake_all(wakers: &[Waker]) {
 }
 
 #[cfg(all(test, loom))]
-mod loom_tests {
+pub(crate) mod loom_tests {
     use loom::sync::{Arc, Condvar, Mutex};
     use loom::thread;
 
@@ -140,19 +140,19 @@ mod loom_tests {
 
     /// Stands for the eventfd: stays readable until it is drained.
     #[derive(Default)]
-    struct Event {
+    pub(crate) struct Event {
         readable: Mutex<bool>,
         changed: Condvar,
     }
 
     impl Event {
-        fn notify(&self) {
+        pub(crate) fn notify(&self) {
             *self.readable.lock().unwrap() = true;
             self.changed.notify_one();
         }
 
         /// Sleeps until it is readable. Loom reports a deadlock if it never is.
-        fn sleep(&self) {
+        pub(crate) fn sleep(&self) {
             let mut readable = self.readable.lock().unwrap();
             while !*readable {
                 readable = self.changed.wait(readable).unwrap();

@@ -16,7 +16,8 @@
 //!   publication back either way.
 //! - **U2** A publisher sleeps only after an attempt, made after it announced its sleep, found no way: then the tier's consumer (T5 in
 //!   [`crate::bus::tier`]), whoever sends one of its slots home ([`PoolOwner::announce_starved`](crate::pool::PoolOwner::announce_starved)),
-//!   or the engine's stop wakes it. It never sleeps with the seat locked.
+//!   or the engine's stop wakes it. The gate wakes nobody: for a lower level it looks again every 10 ms. It never sleeps with the seat
+//!   locked.
 //! - **U3** Once [`ProducerSeat::close`] has returned, this producer puts nothing into a lane, and everything it did put there is visible.
 //!   So the engine's stop closes the seats before it lets the processors drain.
 //! - **U4** Inside a handler nobody waits: what would have to is refused as [`Refusal::WouldBlock`]. A handler is what makes room, so one
@@ -32,6 +33,6 @@ mod seat;
 #[cfg(test)]
 mod tests;
 
-pub use producer::{Attempt, Patience, Producer, ProducerWiring};
+pub use producer::{Attempt, Producer, ProducerWiring, Wait};
 pub use publication::{Publication, Refusal, Refused};
 pub use seat::{ProducerSeat, Publisher};

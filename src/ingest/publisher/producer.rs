@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::publication::{Publication, Refusal};
 use crate::bus::{Dispatch, Sent, TierSender};
-use crate::control::NodeGate;
+use crate::control::{Admission, NodeGate, Patience, ShedByClass};
 use crate::ingest::intake::Intake;
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::pool::{EventHeader, PoolOwner, Source};
@@ -28,17 +28,19 @@ pub struct ProducerWiring {
     pub gate: Arc<NodeGate>,
     /// This producer's part of the ledger.
     pub ledger: Arc<LedgerCells>,
+    /// What levels make it shed, by topic class.
+    pub shed: Arc<ShedByClass>,
     /// The first event's id; they go up by one from there.
     pub id_base: u64,
 }
 
-/// Whether who publishes can wait.
+/// What an attempt would have to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Waits where a TCP connection would.
-    Waits,
-    /// Takes what the tier's policy gives, as a datagram does.
-    None,
+pub enum Wait {
+    /// Room in its tier, or a slot: whoever makes it wakes (U2).
+    Room,
+    /// A lower level: the gate wakes nobody.
+    Gate,
 }
 
 /// What came of an attempt.
@@ -46,8 +48,8 @@ pub enum Patience {
 pub enum Attempt {
     /// It is an event, of this id, in its lane.
     Sent(u64),
-    /// Nothing was done: its tier has no room, or the pool no slot. Only with [`Patience::Waits`].
-    MustWait,
+    /// Nothing was done. Only for who can wait.
+    MustWait(Wait),
     /// Nothing was sent.
     Refused(Refusal),
 }
@@ -64,10 +66,10 @@ impl Producer {
     /// # Panics
     /// If the pool has no slot for the longest event.
     pub fn new(wiring: ProducerWiring) -> Self {
-        let ProducerWiring { pool, limits, dispatch, tiers, dead_letters, gate, ledger, id_base } = wiring;
+        let ProducerWiring { pool, limits, dispatch, tiers, dead_letters, gate, ledger, shed, id_base } = wiring;
         let longest = limits.max_frame_bytes as usize - HEADER_BYTES;
         assert!(pool.class_for(longest).is_some(), "the pool has no class for the longest event");
-        Self { intake: Intake::new(pool, limits, true, (dispatch, tiers, ledger, dead_letters), id_base), gate }
+        Self { intake: Intake::new(pool, limits, true, (dispatch, tiers, ledger, shed, dead_letters), id_base), gate }
     }
 
     /// Tries to make an event of a publication and to send it; visible to the tier's consumer on return.
@@ -77,9 +79,6 @@ impl Producer {
             Err(refusal) => return Attempt::Refused(Refusal::Frame(refusal)),
         };
         let tier = self.intake.dispatch.tier(publication.priority, topic.as_bytes());
-        if patience == Patience::Waits && self.intake.tiers[tier.index()].must_wait() {
-            return Attempt::MustWait;
-        }
         let header = EventHeader {
             id: publication.id.unwrap_or(self.intake.next_id),
             received_at: now,
@@ -94,14 +93,21 @@ impl Producer {
             reserved: [0; 10],
             key: publication.key,
         };
-        if patience == Patience::None && self.gate.is_store_unavailable() {
-            return self.lose_unstored(header, publication, DropReason::StoreUnavailable);
+        let can_wait = patience == Patience::CanWait;
+        match self.gate.admits(tier, publication.priority, patience) {
+            Admission::Admit if can_wait && self.intake.tiers[tier.index()].must_wait() => return Attempt::MustWait(Wait::Room),
+            Admission::Admit => {}
+            Admission::Wait => return Attempt::MustWait(Wait::Gate),
+            Admission::Drop(reason) => {
+                self.intake.shed.count(reason, topic.as_bytes());
+                return self.lose_unstored(header, publication, reason);
+            }
         }
         let stored = self.intake.pool.store_split(header, topic.as_bytes(), publication.body);
         let Some(event) = stored else {
-            return match patience {
-                Patience::Waits => Attempt::MustWait,
-                Patience::None => self.lose_unstored(header, publication, DropReason::PoolExhausted),
+            return match can_wait {
+                true => Attempt::MustWait(Wait::Room),
+                false => self.lose_unstored(header, publication, DropReason::PoolExhausted),
             };
         };
         self.intake.next_id += 1;
@@ -120,6 +126,15 @@ impl Producer {
                 self.intake.lose(event, DropReason::QueueFull);
                 Attempt::Refused(Refusal::Lost(DropReason::QueueFull))
             }
+        }
+    }
+
+    /// As [`Producer::attempt`] with patience, for what is kept elsewhere and in no hurry: what a level sheds waits too.
+    pub fn attempt_unhurried(&mut self, publication: &Publication<'_>, now: Nanos, wall: WallNanos) -> Attempt {
+        let tier = self.intake.dispatch.tier(publication.priority, publication.topic.as_bytes());
+        match self.gate.admits(tier, publication.priority, Patience::CanWait) {
+            Admission::Drop(_) => Attempt::MustWait(Wait::Gate),
+            Admission::Admit | Admission::Wait => self.attempt(publication, Patience::CanWait, now, wall),
         }
     }
 

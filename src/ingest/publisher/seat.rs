@@ -5,11 +5,15 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::producer::{Attempt, Patience, Producer};
+use super::producer::{Attempt, Producer, Wait};
 use super::publication::{Publication, Refusal, Refused};
+use crate::control::Patience;
 use crate::process::guard::is_inside_handler;
-use crate::sys::clock::{Clock, HostClock};
+use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::sys::wake::Waker;
+
+/// How often a publisher looks whether its node's level has fallen: as often as the level is judged.
+const GATE_LOOK_EVERY: Nanos = Nanos::from_millis(10);
 
 /// Holds a producer while the engine takes events.
 pub struct ProducerSeat {
@@ -48,8 +52,8 @@ impl ProducerSeat {
         let mut producer = self.lock();
         let Some(producer) = &mut *producer else { return Attempt::Refused(Refusal::Closed) };
         producer.announce_starved(true);
-        let attempt = producer.attempt(publication, Patience::Waits, HostClock.now(), HostClock.wall());
-        if attempt != Attempt::MustWait {
+        let attempt = producer.attempt(publication, Patience::CanWait, HostClock.now(), HostClock.wall());
+        if !matches!(attempt, Attempt::MustWait(_)) {
             producer.announce_starved(false);
         }
         attempt
@@ -61,11 +65,13 @@ impl ProducerSeat {
         loop {
             self.waker.state().announce();
             let attempt = self.last_look(publication);
-            if attempt == Attempt::MustWait {
-                self.waker.sleep(None);
+            match attempt {
+                Attempt::MustWait(Wait::Room) => self.waker.sleep(None),
+                Attempt::MustWait(Wait::Gate) => self.waker.sleep(Some(GATE_LOOK_EVERY)),
+                Attempt::Sent(_) | Attempt::Refused(_) => {}
             }
             self.waker.state().resume();
-            if attempt != Attempt::MustWait {
+            if !matches!(attempt, Attempt::MustWait(_)) {
                 return attempt;
             }
         }
@@ -103,14 +109,15 @@ impl Publisher {
     }
 
     /// Publishes; the event's id. Waits where a TCP connection would: for room in a tier whose policy is to block or that is above its
-    /// high-water mark, and for a slot of its part of the pool. With flow control off and another policy, that policy decides.
+    /// high-water mark, for a slot of its part of the pool, and while the node's level pauses the tier. With flow control off and another
+    /// policy, that policy decides. What a level sheds from everybody is shed here too.
     ///
     /// # Errors
     /// See [`Refusal`]; inside a handler [`Refusal::WouldBlock`] instead of waiting.
     pub fn publish<'a>(&mut self, publication: Publication<'a>) -> Result<u64, Refused<'a>> {
-        let attempt = match self.seat.attempt(&publication, Patience::Waits) {
-            Attempt::MustWait if is_inside_handler() => Attempt::Refused(Refusal::WouldBlock),
-            Attempt::MustWait => self.seat.wait_and_attempt(&publication),
+        let attempt = match self.seat.attempt(&publication, Patience::CanWait) {
+            Attempt::MustWait(_) if is_inside_handler() => Attempt::Refused(Refusal::WouldBlock),
+            Attempt::MustWait(_) => self.seat.wait_and_attempt(&publication),
             attempt => attempt,
         };
         answer(attempt, publication)
@@ -122,17 +129,21 @@ impl Publisher {
     /// # Errors
     /// See [`Refusal`].
     pub fn try_publish<'a>(&mut self, publication: Publication<'a>) -> Result<u64, Refused<'a>> {
-        answer(self.seat.attempt(&publication, Patience::None), publication)
+        answer(self.seat.attempt(&publication, Patience::CannotWait), publication)
     }
 
-    /// Publishes as [`Publisher::publish`] does where there is room at once. `None`: there is none, nothing was done, and the publication can
-    /// be offered again.
+    /// Publishes what is kept elsewhere and in no hurry, if there is room at once and no level against it. `None`: nothing was done, and the
+    /// publication can be offered again.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn offer<'a>(&mut self, publication: Publication<'a>) -> Option<Result<u64, Refused<'a>>> {
-        match self.seat.attempt(&publication, Patience::Waits) {
-            Attempt::MustWait => None,
+        let attempt = match &mut *self.seat.lock() {
+            Some(producer) => producer.attempt_unhurried(&publication, HostClock.now(), HostClock.wall()),
+            None => Attempt::Refused(Refusal::Closed),
+        };
+        match attempt {
+            Attempt::MustWait(_) => None,
             attempt => Some(answer(attempt, publication)),
         }
     }
@@ -142,7 +153,7 @@ fn answer(attempt: Attempt, publication: Publication<'_>) -> Result<u64, Refused
     match attempt {
         Attempt::Sent(id) => Ok(id),
         Attempt::Refused(refusal) => Err(Refused { publication, refusal }),
-        Attempt::MustWait => unreachable!("an attempt without patience waits for nothing"),
+        Attempt::MustWait(_) => unreachable!("an attempt without patience waits for nothing"),
     }
 }
 

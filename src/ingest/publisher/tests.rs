@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::bus::{Dispatch, Overflow, TierOptions, TierReceiver, tier};
-use crate::control::NodeGate;
+use crate::control::{Level, NodeGate, Patience, ShedByClass};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventKey, OwnerLayout, Releaser, SharedPool, Source};
 use crate::process::guard::{Called, Guard};
@@ -54,6 +54,7 @@ impl Rig {
             dead_letters: letters.sender(0),
             gate: gate.clone(),
             ledger: ledger.clone(),
+            shed: Arc::new(ShedByClass::new(&Arc::default())),
             id_base: 100,
         });
         let releaser = Releaser::new(shared.clone());
@@ -113,9 +114,9 @@ fn order(body: &[u8]) -> Publication<'_> {
 fn what_is_published_arrives_as_an_event_with_its_key_and_the_producers_id() {
     let mut rig = Rig::new(Overflow::DropNew, 8, 8, 8);
     let key = EventKey::of_name(b"order 1");
-    assert_eq!(rig.attempt(&order(b"1").with_key(key), Patience::Waits), Attempt::Sent(100));
-    assert_eq!(rig.attempt(&order(b"").again_as(5), Patience::None), Attempt::Sent(5));
-    assert_eq!(rig.attempt(&order(&[0; 3000]), Patience::None), Attempt::Sent(102));
+    assert_eq!(rig.attempt(&order(b"1").with_key(key), Patience::CanWait), Attempt::Sent(100));
+    assert_eq!(rig.attempt(&order(b"").again_as(5), Patience::CannotWait), Attempt::Sent(5));
+    assert_eq!(rig.attempt(&order(&[0; 3000]), Patience::CannotWait), Attempt::Sent(102));
     let events = rig.take(Tier::Transactional, 8);
     let view = rig.shared.view(&events[0]);
     assert_eq!((view.topic, view.body, view.header.key), ("orders/eu", &b"1"[..], Some(key)));
@@ -132,7 +133,7 @@ fn what_is_published_arrives_as_an_event_with_its_key_and_the_producers_id() {
 fn what_the_wire_refuses_is_refused_and_not_counted() {
     let mut rig = Rig::new(Overflow::DropNew, 8, 8, 8);
     let long = vec![0; FRAME_BYTES_MAX as usize - 7 - 9];
-    assert!(matches!(rig.attempt(&order(&long), Patience::None), Attempt::Sent(_)));
+    assert!(matches!(rig.attempt(&order(&long), Patience::CannotWait), Attempt::Sent(_)));
     let too_long = vec![0; long.len() + 1];
     let cases = [
         (order(&too_long), FrameRefusal::LengthTooLong { length: FRAME_BYTES_MAX - 3 }),
@@ -141,7 +142,7 @@ fn what_the_wire_refuses_is_refused_and_not_counted() {
         (Publication::new("a\n", b"", Priority::Low), FrameRefusal::TopicControl { character: '\n' }),
     ];
     for (publication, refusal) in cases {
-        for patience in [Patience::Waits, Patience::None] {
+        for patience in [Patience::CanWait, Patience::CannotWait] {
             assert_eq!(rig.attempt(&publication, patience), Attempt::Refused(Refusal::Frame(refusal)));
         }
     }
@@ -158,7 +159,7 @@ fn a_full_lane_loses_by_its_policy_what_can_not_wait() {
                 Overflow::DropNew | Overflow::BlockProducer if n >= 4 => Attempt::Refused(Refusal::Lost(DropReason::QueueFull)),
                 _ => Attempt::Sent(100 + n),
             };
-            assert_eq!(rig.attempt(&order(b"x"), Patience::None), expected, "{overflow} {n}");
+            assert_eq!(rig.attempt(&order(b"x"), Patience::CannotWait), expected, "{overflow} {n}");
         }
         assert_eq!(rig.letters.queued(), 4, "{overflow}");
         assert_eq!(rig.consume(Tier::Transactional, 8), left.collect::<Vec<_>>());
@@ -172,15 +173,15 @@ fn a_full_lane_loses_by_its_policy_what_can_not_wait() {
 fn who_can_wait_is_told_so_before_anything_is_counted_or_lost() {
     for (overflow, mark) in [(Overflow::DropOld, 3), (Overflow::DropNew, 3), (Overflow::BlockProducer, 4)] {
         let mut rig = Rig::new(overflow, 4, mark, 16);
-        let sent = (0..8).filter(|_| matches!(rig.attempt(&order(b"x"), Patience::Waits), Attempt::Sent(_))).count();
+        let sent = (0..8).filter(|_| matches!(rig.attempt(&order(b"x"), Patience::CanWait), Attempt::Sent(_))).count();
         assert_eq!((sent, rig.terms().received, rig.letters.queued()), (mark, mark as u64, 0), "{overflow}");
         rig.consume(Tier::Transactional, 1);
-        assert_eq!(rig.attempt(&order(b"x"), Patience::Waits), Attempt::MustWait, "not below half of the mark yet");
+        assert_eq!(rig.attempt(&order(b"x"), Patience::CanWait), Attempt::MustWait(Wait::Room), "not below half of the mark yet");
         // The other tiers have their own room.
         let alarm = Publication::new("alarms/fire", b"", Priority::Critical);
-        assert!(matches!(rig.attempt(&alarm, Patience::Waits), Attempt::Sent(_)));
+        assert!(matches!(rig.attempt(&alarm, Patience::CanWait), Attempt::Sent(_)));
         rig.consume(Tier::Transactional, 8);
-        assert!(matches!(rig.attempt(&order(b"x"), Patience::Waits), Attempt::Sent(_)));
+        assert!(matches!(rig.attempt(&order(b"x"), Patience::CanWait), Attempt::Sent(_)));
         rig.finish(None);
     }
 }
@@ -188,18 +189,62 @@ fn who_can_wait_is_told_so_before_anything_is_counted_or_lost() {
 #[test]
 fn without_a_slot_or_a_log_what_can_not_wait_is_dropped_and_counted() {
     let mut rig = Rig::new(Overflow::DropNew, 64, 64, 2);
-    (0..2).for_each(|_| assert!(matches!(rig.attempt(&order(b"x"), Patience::Waits), Attempt::Sent(_))));
-    assert_eq!(rig.attempt(&order(b"x"), Patience::Waits), Attempt::MustWait);
+    (0..2).for_each(|_| assert!(matches!(rig.attempt(&order(b"x"), Patience::CanWait), Attempt::Sent(_))));
+    assert_eq!(rig.attempt(&order(b"x"), Patience::CanWait), Attempt::MustWait(Wait::Room));
     let lost = |reason| Attempt::Refused(Refusal::Lost(reason));
-    assert_eq!(rig.attempt(&order(b"x"), Patience::None), lost(DropReason::PoolExhausted));
+    assert_eq!(rig.attempt(&order(b"x"), Patience::CannotWait), lost(DropReason::PoolExhausted));
     rig.consume(Tier::Transactional, 1);
     rig.gate.set_store_unavailable(true);
-    assert_eq!(rig.attempt(&order(b"x"), Patience::None), lost(DropReason::StoreUnavailable));
+    assert_eq!(rig.attempt(&order(b"x"), Patience::CannotWait), lost(DropReason::StoreUnavailable));
     let terms = rig.terms();
     let by_reason = [DropReason::PoolExhausted, DropReason::StoreUnavailable].map(|reason| terms.lost[reason as usize]);
     assert_eq!((terms.received, by_reason), (4, [1, 1]));
     let letters = rig.letters.counters();
     assert_eq!((letters.sent(), letters.samples_sent()), (0, 2), "of what is only counted, samples");
+    rig.finish(None);
+}
+
+#[test]
+fn a_level_pauses_who_can_wait_and_sheds_what_can_not() {
+    let mut rig = Rig::new(Overflow::DropNew, 64, 64, 8);
+    rig.gate.set_level(Level::Degraded);
+    assert_eq!(rig.attempt(&order(b"x"), Patience::CanWait), Attempt::MustWait(Wait::Gate));
+    let shed = Attempt::Refused(Refusal::Lost(DropReason::BackpressureDrop));
+    assert_eq!(rig.attempt(&order(b"x"), Patience::CannotWait), shed);
+    rig.gate.set_level(Level::Emergency);
+    let shed = Attempt::Refused(Refusal::Lost(DropReason::EmergencyDrop));
+    assert_eq!(rig.attempt(&order(b"x"), Patience::CanWait), shed, "nobody is made to wait for the end of an emergency");
+    let critical = Publication::new("orders/eu", b"x", Priority::Critical);
+    assert!(matches!(rig.attempt(&critical, Patience::CannotWait), Attempt::Sent(_)));
+    let terms = rig.terms();
+    let by_reason = [DropReason::BackpressureDrop, DropReason::EmergencyDrop].map(|reason| terms.lost[reason as usize]);
+    assert_eq!((terms.received, by_reason), (3, [1, 1]));
+    rig.finish(None);
+}
+
+#[test]
+fn who_waits_for_a_lower_level_finds_out_by_itself() {
+    let mut rig = Rig::new(Overflow::DropNew, 64, 64, 8);
+    rig.gate.set_level(Level::Degraded);
+    let (gate, seat) = (rig.gate.clone(), rig.seat());
+    let mut publisher = Publisher::new(seat.clone());
+    let thread = std::thread::spawn(move || publisher.publish(order(b"x")).unwrap());
+    gate.set_level(Level::Healthy);
+    assert_eq!(thread.join().unwrap(), 100);
+    rig.finish(Some(&*seat));
+}
+
+#[test]
+fn what_is_in_no_hurry_waits_where_a_level_sheds_and_is_not_counted() {
+    let mut rig = Rig::new(Overflow::DropNew, 64, 64, 8);
+    rig.gate.set_level(Level::Emergency);
+    let mut offer = |body| rig.producer.as_mut().unwrap().attempt_unhurried(&order(body), Nanos(7), WallNanos(8));
+    assert!(matches!(offer(b"x"), Attempt::MustWait(_)));
+    assert_eq!(rig.terms(), LedgerTerms::default());
+    rig.gate.set_level(Level::Healthy);
+    let mut offer = |body| rig.producer.as_mut().unwrap().attempt_unhurried(&order(body), Nanos(7), WallNanos(8));
+    assert!(matches!(offer(b"x"), Attempt::Sent(_)));
+    assert_eq!(rig.consume(Tier::Transactional, 8).len(), 1);
     rig.finish(None);
 }
 
