@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo examples test bench fuzz loom lint doc clean deps
+.PHONY: help run demo examples test replay bench fuzz loom lint doc clean deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: lint ## everything that must hold: format, clippy, tests, doctests, docs, 
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked --lib --bins --tests; fi
 	$(CARGO) test --locked --doc
 	$(MAKE) --no-print-directory doc loom
+
+replay: deps ## 100,000 dead letters replayed twice, online and offline: each in the log once
+	REPLAY_LETTERS=100000 $(CARGO) test --locked --release --test dead_letters -- replayed_twice
 
 bench: deps ## events per second, stored: engine on core 0, sender on core 1
 	bench-scripts/throughput.sh

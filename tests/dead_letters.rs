@@ -128,7 +128,13 @@ fn letters_replayed_twice_offline_are_in_the_log_once_and_can_be_purged_then() {
 #[test]
 fn what_a_full_lane_refused_is_stored_by_a_replay() {
     const EVENTS: u64 = 6_000;
-    let few = ["--tcp-flow-control=off", "--batch-capacity=64", "--max-queue-depth=64", "--batch-overflow=drop-new"];
+    let few = [
+        "--tcp-flow-control=off",
+        "--batch-capacity=64",
+        "--max-queue-depth=64",
+        "--batch-overflow=drop-new",
+        "--max-drop-rate=100",
+    ];
     let server = Server::start(&few);
     let frames = (0..EVENTS).flat_map(|n| frame(0, "full/lane", n.to_string().as_bytes()));
     send_all(&server, &frames.collect::<Vec<u8>>());

@@ -93,7 +93,13 @@ fn a_full_disk_of_dead_letters_is_loud_and_counted_and_stops_nothing_else() {
     };
     let letters = disk.path().join("dlq_log.txt");
     let flag = format!("--dead-letter-path={}", letters.display());
-    let few = ["--tcp-flow-control=off", "--batch-capacity=64", "--max-queue-depth=64", "--batch-overflow=drop-new"];
+    let few = [
+        "--tcp-flow-control=off",
+        "--batch-capacity=64",
+        "--max-queue-depth=64",
+        "--batch-overflow=drop-new",
+        "--max-drop-rate=100",
+    ];
     let server = Server::start(&[&few[..], &[flag.as_str()]].concat());
     let ballast = disk.fill_but(4096);
     // More than the lane holds, in one piece: what does not fit is dead-lettered.

@@ -4,6 +4,7 @@
 //! event's key, by which dedup knows a letter that is still on its way when it is sent once more. An event that had a key of its own keeps it.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::ingest::{Publication, Publisher, Refusal};
 use crate::metrics::admin::LetterVerdict;
@@ -12,6 +13,9 @@ use crate::storage::dead_letter::line::{DeadLetter, SampleKind, parse_line};
 
 /// Keys made of ids are beyond all numbers that programs are likely to take for keys: "dead letter", in eight letters.
 const ID_KEYS: u128 = 0x6465_6164_6c65_7472 << 64;
+
+/// Between two looks for room: a letter is in no hurry.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Why a letter can't be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,23 +43,32 @@ impl Replayer {
     /// # Errors
     /// See [`ReplayRefusal`].
     pub fn send(&self, letter: &DeadLetter) -> Result<(), ReplayRefusal> {
-        let publication = publication_of(letter)?;
-        let mut publisher = self.publisher.lock().expect("nobody panics with this lock held");
-        publisher.publish(publication).map(drop).map_err(|refused| refusal_of(refused.refusal))
+        loop {
+            if let Some(answer) = self.offer(letter) {
+                return answer;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Sends a letter if there is room, and no level against it. `None`: nothing was done.
+    fn offer(&self, letter: &DeadLetter) -> Option<Result<(), ReplayRefusal>> {
+        let publication = match publication_of(letter) {
+            Ok(publication) => publication,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        let answer = self.publisher.lock().expect("nobody panics with this lock held").offer(publication)?;
+        Some(answer.map(drop).map_err(|refused| refusal_of(refused.refusal)))
     }
 
     /// Sends the letter of a line if there is room.
     pub fn offer_line(&self, line: &[u8]) -> LetterVerdict {
         let Ok(letter) = parse_line(line) else { return LetterVerdict::Refused("not_a_letter") };
-        let offered = publication_of(&letter).map(|publication| {
-            let mut publisher = self.publisher.lock().expect("nobody panics with this lock held");
-            publisher.offer(publication).map(|answer| answer.map_err(|refused| refusal_of(refused.refusal)))
-        });
-        match offered {
-            Ok(Some(Ok(_))) => LetterVerdict::Sent,
-            Ok(None) => LetterVerdict::MustWait,
-            Ok(Some(Err(ReplayRefusal::Closed))) | Err(ReplayRefusal::Closed) => LetterVerdict::Closed,
-            Ok(Some(Err(ReplayRefusal::Letter(why)))) | Err(ReplayRefusal::Letter(why)) => LetterVerdict::Refused(why),
+        match self.offer(&letter) {
+            Some(Ok(())) => LetterVerdict::Sent,
+            None => LetterVerdict::MustWait,
+            Some(Err(ReplayRefusal::Closed)) => LetterVerdict::Closed,
+            Some(Err(ReplayRefusal::Letter(why))) => LetterVerdict::Refused(why),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::counters::CloseReason;
 use super::test_support::*;
 use crate::control::Level;
 use crate::metrics::ledger::DropReason;
+use crate::storage::dead_letter::line::SampleKind;
 use crate::sys::clock::Nanos;
 use crate::wire::{Priority, Tier};
 
@@ -96,6 +97,26 @@ fn each_level_sheds_datagrams_as_its_table_says() {
         assert_eq!(Tier::ALL.map(|tier| rig.bodies(tier).len()), kept, "{level:?}: several frames in one datagram");
         rig.drain();
     }
+}
+
+#[test]
+fn of_what_a_level_sheds_a_few_whole_events_a_second_are_dead_letters_too() {
+    let mut rig = rig_at(Level::Emergency);
+    for second in 1..=2u64 {
+        for n in 0..50u8 {
+            rig.datagram(UDP_REST, &frame(Priority::Low, &[n]));
+        }
+        rig.poll();
+        assert_eq!(lost(&rig, DropReason::EmergencyDrop), second * 50);
+        let samples = rig.letters();
+        assert!(
+            samples.iter().all(|letter| letter.reason == DropReason::EmergencyDrop && letter.sample == Some(SampleKind::Whole))
+        );
+        let bodies: Vec<_> = samples.iter().map(|letter| letter.body.clone()).collect();
+        assert_eq!(bodies, (0..10u8).map(|n| vec![n]).collect::<Vec<_>>(), "the first ten of second {second}");
+        rig.pass(Nanos::from_millis(1000));
+    }
+    rig.drain();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! - **Z1** It is for this host's own tools: only a loopback peer is heard, and no browser (which would say where a page is from, and can't
 //!   send this media type from a form).
-//! - **Z2** One request at a time, of at most [`REPLAY_BODY_BYTES_MAX`]: the memory of one body.
+//! - **Z2** One request at a time, of at most [`DEAD_LETTER_LINE_BYTES_MAX`]: the memory of one body.
 //! - **Z3** Lines are taken in order; the answer says how many. What is left finds no room, and is sent again by its sender: nothing waits here
 //!   for longer than [`REPLAY_PATIENCE`], and nothing is lost or taken twice by that.
 
@@ -18,13 +18,10 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::storage::dead_letter::line::LINE_BYTES_MAX;
+use crate::limits::DEAD_LETTER_LINE_BYTES_MAX;
 
 /// The media type of letters.
 pub const REPLAY_MEDIA_TYPE: &str = "application/x-ndjson";
-
-/// The largest body: the longest letter alone.
-pub const REPLAY_BODY_BYTES_MAX: usize = LINE_BYTES_MAX;
 
 /// How long a request waits for room.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(1);
@@ -100,7 +97,7 @@ pub(super) async fn replay(
     let Ok(_turn) = replay.turn.try_acquire() else {
         return refused(StatusCode::TOO_MANY_REQUESTS, "another replay is at it");
     };
-    let Ok(lines) = to_bytes(body, REPLAY_BODY_BYTES_MAX).await else {
+    let Ok(lines) = to_bytes(body, DEAD_LETTER_LINE_BYTES_MAX).await else {
         return refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or did not come to its end");
     };
     let answer = take(intake, &lines).await;

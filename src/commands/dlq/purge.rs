@@ -89,7 +89,7 @@ impl PurgeArgs {
             while let Some(letter) = letters.next_letter().map_err(|error| unreadable(&path, &error))? {
                 ids.insert(letter.id, false);
             }
-            mark_stored(&self.data_dir, &mut ids)?;
+            mark_stored(&self.data_dir, &mut ids, false)?;
         }
         let stored = self.stored.then_some(&ids);
         let doomed = Doomed { selection: &selection, stored, torn: self.torn, letters: names_letters };

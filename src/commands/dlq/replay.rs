@@ -107,7 +107,7 @@ impl ReplayArgs {
             ids.insert(letter.id, false);
             Ok(())
         })?;
-        mark_stored(&self.data_dir, &mut ids)?;
+        mark_stored(&self.data_dir, &mut ids, !self.offline && !self.dry_run)?;
         letters.rewind();
         let (mut tally, mut seen, mut progress) = (Tally::default(), HashSet::new(), Progress::new(ids.len()));
         let sent = for_each_selected(&mut letters, &path, &selection, &mut |letter| {
@@ -248,7 +248,7 @@ impl Online {
             if answer.taken > 0 {
                 moved_at = Instant::now();
             } else if moved_at.elapsed() >= PATIENCE {
-                let cause = format!("its tiers had no room for {} s", PATIENCE.as_secs());
+                let cause = format!("its tiers had no room, or its level sheds, for {} s", PATIENCE.as_secs());
                 let fix =
                     "`eventstream status` shows what holds it up; then give the command again: what is stored is not sent twice";
                 return Err(runtime("the engine takes no dead letters", cause, fix));

@@ -12,10 +12,11 @@ use crate::storage::reader::{LogReader, ReadError};
 /// Ids, each with whether its event is in a log. Memory: some 16 bytes for each dead letter; nothing for the logs, however long they are.
 pub(super) type Ids = HashMap<u64, bool>;
 
-/// Marks the ids that the logs have. A damaged log is read on behind the damage: an event that can't be read is not there.
-pub(super) fn mark_stored(data_dir: &Path, ids: &mut Ids) -> Result<(), CommandError> {
+/// Marks the ids that the logs have. A damaged log is read on behind the damage: an event that can't be read is not there. `needs_a_log`:
+/// whether a folder without one is refused, as it can't be the one of an engine that runs.
+pub(super) fn mark_stored(data_dir: &Path, ids: &mut Ids, needs_a_log: bool) -> Result<(), CommandError> {
     let logs = match logs_of(data_dir) {
-        Err(LogCommandError::NoLog { .. }) => return Ok(()),
+        Err(LogCommandError::NoLog { .. }) if !needs_a_log => return Ok(()),
         logs => logs.map_err(|error| three_lines(ExitStatus::Runtime, &error))?,
     };
     for (path, file) in &logs {

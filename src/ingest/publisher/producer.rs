@@ -129,6 +129,15 @@ impl Producer {
         }
     }
 
+    /// As [`Producer::attempt`] with patience, for what is kept elsewhere and in no hurry: what a level sheds waits too.
+    pub fn attempt_unhurried(&mut self, publication: &Publication<'_>, now: Nanos, wall: WallNanos) -> Attempt {
+        let tier = self.intake.dispatch.tier(publication.priority, publication.topic.as_bytes());
+        match self.gate.admits(tier, publication.priority, Patience::CanWait) {
+            Admission::Drop(_) => Attempt::MustWait(Wait::Gate),
+            Admission::Admit | Admission::Wait => self.attempt(publication, Patience::CanWait, now, wall),
+        }
+    }
+
     #[cold]
     fn lose_unstored(&mut self, header: EventHeader, publication: &Publication<'_>, reason: DropReason) -> Attempt {
         self.intake.dead_letters.refill_samples(header.received_at);

@@ -132,13 +132,17 @@ impl Publisher {
         answer(self.seat.attempt(&publication, Patience::CannotWait), publication)
     }
 
-    /// Publishes as [`Publisher::publish`] does where there is room at once. `None`: there is none, nothing was done, and the publication can
-    /// be offered again.
+    /// Publishes what is kept elsewhere and in no hurry, if there is room at once and no level against it. `None`: nothing was done, and the
+    /// publication can be offered again.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn offer<'a>(&mut self, publication: Publication<'a>) -> Option<Result<u64, Refused<'a>>> {
-        match self.seat.attempt(&publication, Patience::CanWait) {
+        let attempt = match &mut *self.seat.lock() {
+            Some(producer) => producer.attempt_unhurried(&publication, HostClock.now(), HostClock.wall()),
+            None => Attempt::Refused(Refusal::Closed),
+        };
+        match attempt {
             Attempt::MustWait(_) => None,
             attempt => Some(answer(attempt, publication)),
         }

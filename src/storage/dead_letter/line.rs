@@ -26,15 +26,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::FRAME_BYTES_MAX;
+use crate::limits::DEAD_LETTER_LINE_BYTES_MAX as LINE_BYTES_MAX;
 use crate::metrics::ledger::DropReason;
 use crate::pool::{EventKey, Source};
 use crate::storage::rfc3339::{Rfc3339, parse_rfc3339};
 use crate::sys::clock::WallNanos;
 use crate::wire::{Priority, TOPIC_BYTES_MAX, Tier, check_topic};
-
-/// Bytes of the longest line: the longest frame in base64, and 16 KiB for a topic and a note of escapes only and the rest.
-pub const LINE_BYTES_MAX: usize = FRAME_BYTES_MAX as usize / 3 * 4 + 4 + (16 << 10);
 
 const _: () = assert!(6 * (TOPIC_BYTES_MAX + super::Note::BYTES_MAX) + 1024 < 16 << 10);
 
@@ -229,6 +226,7 @@ pub fn parse_line(line: &[u8]) -> Result<DeadLetter, LineFault> {
 
 /// Whether a line that can't be read has at least the beginning of a letter: it was one, and is cut short.
 pub(super) fn begins_like_a_letter(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
     [SAMPLE_START, LETTER_START].into_iter().any(|start| {
         let len = line.len().min(start.len());
         len > 0 && line[..len] == start[..len]

@@ -14,7 +14,8 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::line::{DeadLetter, LINE_BYTES_MAX, begins_like_a_letter, parse_line};
+use super::line::{DeadLetter, begins_like_a_letter, parse_line};
+use crate::limits::DEAD_LETTER_LINE_BYTES_MAX as LINE_BYTES_MAX;
 use crate::storage::rotating_file::rotated_files;
 
 /// What a line turned out to be.
