@@ -208,9 +208,10 @@ struct Online {
 
 impl Online {
     fn new(admin: SocketAddr) -> Self {
-        // No proxy: the address is meant as it is, whatever HTTP_PROXY says.
-        let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).proxy(None).http_status_as_error(false);
-        let agent = config.build().new_agent();
+        // No proxy: the address is meant as it is, whatever HTTP_PROXY says. And a connection for each request, as the endpoint ends each after
+        // some seconds, in the middle of whatever is asked.
+        let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).proxy(None).max_idle_connections(0);
+        let agent = config.http_status_as_error(false).build().new_agent();
         Self { agent, url: format!("http://{admin}/replay"), admin, lines: Vec::new(), body: String::new() }
     }
 
