@@ -35,6 +35,7 @@
 use std::num::NonZeroU128;
 
 use crate::sys::clock::Nanos;
+use crate::sys::memory::advise_huge_pages;
 use crate::sys::prefetch::prefetch_read;
 
 /// Steps in a window.
@@ -251,7 +252,7 @@ impl Dedup {
     /// Takes all its memory now.
     pub fn new(options: &DedupOptions) -> Self {
         Self {
-            buckets: vec![Bucket::EMPTY; options.buckets()].into_boxed_slice(),
+            buckets: empty_buckets(options.buckets()),
             homes: options.homes(),
             options: *options,
             step_ns: (options.window.0 / STEPS_PER_WINDOW).max(1),
@@ -451,6 +452,14 @@ impl Dedup {
         }
         self.options.window
     }
+}
+
+/// In huge pages where the host gives them on request: each look-up is in a page of its own, and pays a page walk.
+fn empty_buckets(count: usize) -> Box<[Bucket]> {
+    let mut buckets = Vec::with_capacity(count);
+    advise_huge_pages(buckets.spare_capacity_mut());
+    buckets.resize(count, Bucket::EMPTY);
+    buckets.into_boxed_slice()
 }
 
 /// The first bucket to look for a key in; those behind the last home are only for what spills.

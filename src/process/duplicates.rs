@@ -120,18 +120,21 @@ impl Duplicates {
         }
     }
 
-    /// Each bucket is fetched while the next key is hashed.
+    /// Keys first, then all prefetches in a row: a prefetch waits for its page walk, and walks overlap only where nothing much is between them
+    /// (between the hashes they cost 40 ns an event).
     fn identify_all(&mut self, pool: &SharedPool, batch: &[Event], keys: &mut Keys, counters: &TierDedupCounters) {
         let (mut keyed, mut fell_back) = (0, 0);
         for event in batch {
             let is_keyed = pool.header(event).key.is_some();
             let (key, lacked) = self.identify(pool, event);
-            if let Some(key) = key {
-                self.table(is_keyed).prefetch(key);
-            }
             keyed += u64::from(is_keyed);
             fell_back += u64::from(lacked);
             keys.push(key);
+        }
+        for (event, key) in batch.iter().zip(keys.iter()) {
+            if let Some(key) = key {
+                self.table(pool.header(event).key.is_some()).prefetch(*key);
+            }
         }
         counters.keyed.lookups.add(keyed);
         if self.by_body.is_some() {

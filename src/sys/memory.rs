@@ -207,6 +207,17 @@ impl Arena {
     }
 }
 
+/// Asks for huge pages behind memory that nothing has touched yet. No effect where the host gives none, and none on the contents.
+pub fn advise_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
+    let range = memory.as_mut_ptr_range();
+    let (start, end) =
+        (range.start.addr().next_multiple_of(HUGE_PAGE_BYTES), range.end.addr() / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
+    if start < end {
+        // SAFETY: the range lies within the slice, and MADV_HUGEPAGE changes how its pages are backed, never what they hold.
+        unsafe { libc::madvise(range.start.with_addr(start).cast(), end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
 /// A page-aligned buffer for direct writes; registered with a ring where that is possible.
 #[derive(Debug)]
 pub struct StagingBuffer {
