@@ -12,16 +12,19 @@ FUZZ_SECONDS ?= 60
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo examples test replay bench fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test replay bench fuzz loom lint doc clean deps
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: deps ## start the engine on 127.0.0.1 (ARGS="…" for flags of serve)
 	$(CARGO) run --locked --release --bin eventstream -- serve $(ARGS)
 
 demo: deps ## start it, send samples and a million events, drain, show ledger, latencies and log
 	bench-scripts/demo.sh
+
+demo-overload: deps ## a flood drives it through every level and back; a report with a plot
+	bench-scripts/overload.sh
 
 examples: deps ## three programs with the engine inside, each runs to its end
 	for example in minimal orders windows; do $(CARGO) run --locked --example "$$example"; done
