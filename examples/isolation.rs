@@ -225,7 +225,8 @@ fn run(scenario: &Scenario, arguments: &Arguments) -> Result<Row, Box<dyn Error>
     let transactional = Flood::in_process(publisher, Priority::Medium, load_cpu)?;
     let batch_tcp = Flood::tcp(tcp, Priority::Batch, load_cpu)?;
     let batch_udp = Flood::udp(udp, Priority::Batch, load_cpu)?;
-    let realtime_udp = Flood::udp(udp, Priority::High, load_cpu)?;
+    // CRITICAL, as the probe is: what the kernel drops of a flood may lead to EMERGENCY, which sheds HIGH.
+    let realtime_udp = Flood::udp(udp, Priority::Critical, load_cpu)?;
     transactional.tap.set(TRANSACTIONAL_PER_SECOND);
     batch_tcp.tap.set(if scenario.tcp_flood { Tap::FLAT_OUT } else { BATCH_PER_SECOND });
     batch_udp.tap.set(if scenario.udp_flood { Tap::FLAT_OUT } else { 0 });

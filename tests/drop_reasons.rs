@@ -219,12 +219,12 @@ fn publish_until_lost(lossy: &Lossy, publisher: &mut Publisher, priority: Priori
     let give_up = Instant::now() + Duration::from_secs(60);
     for number in 0.. {
         let snapshot = lossy.engine.telemetry().read(HostClock.now());
-        if snapshot.sum("events_in_flight") < held_by_stuck()
-            || snapshot.sum(depth_gauge) < snapshot.sum("control_standing_depth") + 8
+        let is_filling = snapshot.sum("events_in_flight") < held_by_stuck();
+        let follows = snapshot.sum(depth_gauge) < snapshot.sum("control_standing_depth") + 8;
+        if (is_filling || follows)
+            && let Err(refusal) = try_publish(publisher, number, priority)
         {
-            if let Err(refusal) = try_publish(publisher, number, priority) {
-                return refusal;
-            }
+            return refusal;
         }
         assert!(Instant::now() < give_up, "nothing is lost: {snapshot:#?}");
     }

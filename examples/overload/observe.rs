@@ -1,6 +1,7 @@
 //! What is looked at while it runs, ten times a second: level, depths, losses by reason, the probe's latency.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io::{self, Write};
 
 use eventstream::control::Level;
@@ -42,6 +43,8 @@ pub struct Sample {
     pub offered: u64,
     /// Of these, datagrams.
     pub udp_offered: u64,
+    /// For how long the engine's threads were ready to run while others had their core, by the kernel's account; zero where it keeps none.
+    pub core_taken: Nanos,
 }
 
 impl Sample {
@@ -125,6 +128,7 @@ impl Observer {
             probe_p99: self.p99(),
             offered,
             udp_offered,
+            core_taken: core_taken(),
         });
         self.samples.last().expect("just pushed")
     }
@@ -136,6 +140,16 @@ impl Observer {
         let rank = (latencies.len() * 99).div_ceil(100);
         Nanos(rank.checked_sub(1).map_or(0, |place| latencies[place]))
     }
+}
+
+/// The second number of `/proc/<pid>/task/<tid>/schedstat` is the time spent waiting on a run queue. Runners are called `n0-…`.
+fn core_taken() -> Nanos {
+    let waited = |task: fs::DirEntry| -> Option<u64> {
+        let is_runner = fs::read_to_string(task.path().join("comm")).ok()?.starts_with("n0-");
+        let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        is_runner.then(|| schedstat.split_whitespace().nth(1)?.parse().ok())?
+    };
+    Nanos(fs::read_dir("/proc/self/task").into_iter().flatten().flatten().filter_map(waited).sum())
 }
 
 /// The gauges of depth, by tier.

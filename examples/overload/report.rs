@@ -63,8 +63,8 @@ impl Run {
         let mut text = String::new();
         let _ = writeln!(
             text,
-            "{:<10} {:>7} {:>9} {:>9} {:>9} {:>9} {:>13} {:>13} {:>13}",
-            "phase", "seconds", "probes", "p50 µs", "p99 µs", "max µs", "offered/s", "received/s", "stored/s"
+            "{:<10} {:>7} {:>9} {:>9} {:>9} {:>9} {:>11} {:>13} {:>13} {:>13}",
+            "phase", "seconds", "probes", "p50 µs", "p99 µs", "max µs", "core taken", "offered/s", "received/s", "stored/s"
         );
         for phase in &self.latencies {
             let mut samples = self.samples().iter().filter(|sample| sample.phase == phase.phase);
@@ -78,18 +78,20 @@ impl Run {
             };
             let _ = writeln!(
                 text,
-                "{:<10} {:>7.1} {:>9} {:>9.1} {:>9.1} {:>9.1} {:>13.0} {:>13.0} {:>13.0}",
+                "{:<10} {:>7.1} {:>9} {:>9.1} {:>9.1} {:>9.1} {:>9.1} % {:>13.0} {:>13.0} {:>13.0}",
                 phase.phase,
                 phase.took.as_secs_f64(),
                 phase.latencies.len(),
                 micros(0.5),
                 micros(0.99),
                 micros(1.0),
+                per_second(|sample| sample.core_taken.0) / 1e7,
                 per_second(|sample| sample.offered),
                 per_second(|sample| sample.received),
                 per_second(|sample| sample.stored),
             );
         }
+        text.push_str("core taken: time for which the engine was ready to run and others had its core; latencies hold it, and it is the host's.\n");
         text
     }
 
