@@ -72,7 +72,7 @@ pub struct Signals {
     pub standing_depth: u64,
     /// The same of the deepest tier that still gets events and does not drain: a level is called for by it. Never more than the former.
     pub pressing_depth: u64,
-    /// Events offered in the window, without those that levels shed.
+    /// Events offered in the window, those that levels shed included.
     pub offered: u64,
     /// Of these, lost for want of room: overflow, no slot, dropped by the kernel.
     pub dropped: u64,

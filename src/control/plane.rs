@@ -77,14 +77,13 @@ impl Control {
     fn counts(&self) -> Counts {
         let kernel_drops = self.wiring.ingest.iter().map(|counters| counters.kernel_drops_total()).sum();
         let mut counts = Counts { kernel_drops, realtime: self.wiring.realtime.recent(), ..Counts::default() };
-        // Outcomes before receipts (L3): nothing is shed or lost here that was not received.
+        // Outcomes before receipts (L3): nothing is lost here that was not received.
         let ledger = Ledger::read(self.wiring.ledgers.iter().map(|cells| &**cells));
         for source in Source::ALL {
             for tier in Tier::ALL {
                 let terms = &ledger.terms[source.index()][tier.index()];
                 let lost = |reason: DropReason| terms.lost[reason as usize];
                 counts.received[tier.index()] += terms.received;
-                counts.shed += lost(DropReason::BackpressureDrop) + lost(DropReason::EmergencyDrop);
                 counts.lost += lost(DropReason::QueueFull) + lost(DropReason::PoolExhausted);
             }
         }
