@@ -166,18 +166,44 @@ fn what_a_full_lane_refused_is_stored_by_a_replay() {
     }
 }
 
+/// Posts a body to `/replay`; the whole answer.
+fn post(server: &Server, head: &str, body: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(server.admin).expect("it listens");
+    let length = body.len();
+    write!(stream, "POST /replay HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}")
+        .expect("loopback");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn letters_on_their_way_twice_are_stored_once_in_every_tier_and_without_dedup_too() {
+    const LETTERS: u64 = 60;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_letters(folder.path(), LETTERS);
+    let lines = |name| std::fs::read_to_string(folder.path().join(name)).expect("written");
+    let file = ["dlq_log.txt.2", "dlq_log.txt.1", "dlq_log.txt"].map(lines).concat();
+    let letters: String = file.lines().filter(|line| line.ends_with('}')).flat_map(|line| [line, "\n"]).collect();
+    let server = Server::start(&["--dedup=off"]);
+    for _ in 0..2 {
+        // Straight to the endpoint, without the look into the log that `dlq replay` takes first.
+        let answer = post(&server, "content-type: application/x-ndjson\r\n", &letters);
+        assert!(answer.contains(r#""taken":60,"accepted":60"#), "{answer}");
+    }
+    let is_over = |status: &Value| term(status, "received") == 2 * LETTERS && term(status, "in_flight") == 0;
+    let status = server.wait_for("every event's end", is_over);
+    assert_eq!((term(&status, "stored"), term(&status, "duplicate")), (LETTERS, LETTERS));
+    let tiers = ["realtime", "transactional", "batch"].map(|tier| status["tiers"][tier]["duplicate"].as_u64());
+    assert_eq!(tiers, [Some(24), Some(12), Some(24)], "{status:#}");
+    let ended = server.stop();
+    stored_once(&ended.assert_clean().data, LETTERS);
+}
+
 #[test]
 fn only_this_host_s_tools_may_replay() {
     let server = Server::start(&[]);
-    let ask = |head: &str, body: &str| {
-        let mut stream = std::net::TcpStream::connect(server.admin).expect("it listens");
-        let length = body.len();
-        write!(stream, "POST /replay HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{head}\r\n{body}")
-            .expect("loopback");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    };
+    let ask = |head: &str, body: &str| post(&server, head, body);
     let status = |answer: &str| answer.split(' ').nth(1).map(str::to_owned);
     assert_eq!(status(&ask("content-type: text/plain\r\n", "{}\n")).as_deref(), Some("415"));
     let from_a_page = "content-type: application/x-ndjson\r\norigin: http://example.org\r\n";
