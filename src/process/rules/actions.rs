@@ -10,6 +10,8 @@
 //! - **RA2** Every alert that was queued ends as `done` or `failed`, also when the engine ends.
 //! - **RA3** Targets share nothing: one that hangs fills its own queue and no other.
 //! - **RA4** A target says at most a line a second.
+//! - **RA5** A queued alert is seen by the thread's last look before it sleeps, or the thread is woken (W1 in [`crate::sys::wake`]). The agent pays
+//!   a fence for it, and a system call only if the thread sleeps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,15 +27,13 @@ use crate::pool::EventView;
 use crate::process::alert_line::AlertFacts;
 use crate::storage::rotating_file::Complaints;
 use crate::sys::process::helper_thread_setup;
+use crate::sys::wake::ParkState;
 use crate::wire::TOPIC_BYTES_MAX;
 
 /// Alerts that may wait for one target.
 pub(super) const ORDERS_MAX: usize = 128;
 
-/// How often a thread looks for alerts, so that the agent pays for no wake-up.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// How soon it looks again while the engine ends.
+/// How soon a thread looks again while the engine ends.
 const LOOK_EVERY_AT_THE_END: Duration = Duration::from_millis(5);
 
 /// How long what is queued has at the end of the engine.
@@ -83,6 +83,7 @@ struct Post {
     free: ArrayQueue<Box<Order>>,
     queued: ArrayQueue<Box<Order>>,
     stop: AtomicBool,
+    park: ParkState,
     kind: ActionKind,
     counters: Arc<RulesCounters>,
 }
@@ -101,6 +102,7 @@ impl Outbox {
             free: ArrayQueue::new(ORDERS_MAX),
             queued: ArrayQueue::new(ORDERS_MAX),
             stop: AtomicBool::new(false),
+            park: ParkState::new(),
             kind: destination.kind(),
             counters,
         });
@@ -119,6 +121,9 @@ impl Outbox {
         order.fill(event, rule, self.body_bytes_max);
         let queued = self.post.queued.push(order);
         debug_assert!(queued.is_ok(), "there are no more copies than places");
+        if self.post.park.must_wake() {
+            self.thread.iter().for_each(|thread| thread.thread().unpark());
+        }
     }
 
     /// Tells the thread that the end is near, without waiting for it.
@@ -189,10 +194,19 @@ impl Desk {
                 }
             }
             if let Turn::Idle(pause) = target.turn(&mut self) {
-                let look_every = if stop_by.is_some() { LOOK_EVERY_AT_THE_END } else { LOOK_EVERY };
-                std::thread::park_timeout(pause.min(look_every));
+                self.sleep(if stop_by.is_some() { pause.min(LOOK_EVERY_AT_THE_END) } else { pause });
             }
         }
+    }
+
+    /// Sleeps for so long at most (RA5). A stop that comes before ends it at once, as `unpark` before `park` does.
+    fn sleep(&self, pause: Duration) {
+        self.post.park.announce();
+        // Who waits for a peer or a program has a queue that waits too: only who has nothing to do looks into it once more.
+        if pause < Duration::MAX || self.post.queued.is_empty() {
+            std::thread::park_timeout(pause);
+        }
+        self.post.park.resume();
     }
 
     /// RA2: what can't be handled any more has failed.
