@@ -232,6 +232,8 @@ options! {
     commit_interval_us: u32 = "2000", Between(1, 10_000_000);
     /// Written bytes that start their group's sync.
     commit_bytes: ByteSize = "1MiB", Between(4_096, 1 << 30);
+    /// Bytes after which a segment of the log is sealed and the next one begun.
+    segment_bytes: ByteSize = "1GiB", Between(65_536, 1 << 40);
 
     /// How long a drain may take before what is left is given up, milliseconds.
     drain_timeout_ms: u64 = "10000", Between(1, 3_600_000);

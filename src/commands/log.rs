@@ -9,9 +9,12 @@ use argh::FromArgs;
 use base64::Engine as _;
 use serde::Serialize;
 
-use crate::storage::log_file::DiskFile;
-use crate::storage::reader::{LogReader, MergeOrder, MergedReader, OwnedRecord, ReadError, VerifyReport, verify};
+use crate::storage::log_file::DiskFolder;
+use crate::storage::names::SegmentName;
+use crate::storage::node_reader::{MergeOrder, MergedReader, NodeReader, VerifyReport, verify};
+use crate::storage::reader::{OwnedRecord, ReadError};
 use crate::storage::rfc3339::{Rfc3339, parse_rfc3339};
+use crate::storage::segments::nodes_of;
 use crate::sys::clock::{Clock, HostClock, WallNanos};
 use crate::wire::Priority;
 
@@ -210,30 +213,16 @@ impl LogCommand {
     }
 }
 
-/// The logs of a folder, by node.
-fn logs_of(folder: &Path) -> Result<Vec<(PathBuf, DiskFile)>, LogCommandError> {
-    let refused = |error| LogCommandError::Folder { path: folder.to_owned(), error };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(refused)? {
-        let entry = entry.map_err(refused)?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(is_log_name) {
-            paths.push(entry.path());
-        }
-    }
-    if paths.is_empty() {
-        return Err(LogCommandError::NoLog { path: folder.to_owned() });
-    }
-    paths.sort();
-    let open = |path: PathBuf| match DiskFile::open_to_read(&path) {
-        Ok(file) => Ok((path, file)),
-        Err(error) => Err(LogCommandError::Read { path, error: ReadError::Io(error) }),
-    };
-    paths.into_iter().map(open).collect()
+/// The nodes that have a log in a folder.
+fn logs_of(folder: &Path) -> Result<Vec<u32>, LogCommandError> {
+    let nodes = nodes_of(&DiskFolder::to_read(folder));
+    let nodes = nodes.map_err(|error| LogCommandError::Folder { path: folder.to_owned(), error })?;
+    if nodes.is_empty() { Err(LogCommandError::NoLog { path: folder.to_owned() }) } else { Ok(nodes) }
 }
 
-fn is_log_name(name: &str) -> bool {
-    name == "events.bin" || name.starts_with("events.node") && name.ends_with(".bin")
+/// A log as its folder and the name of its active segment: what people call it.
+fn log_path(folder: &Path, node: u32) -> PathBuf {
+    folder.join(SegmentName::Active(node).to_string())
 }
 
 /// Verifies each log and prints what `print` says of it.
@@ -244,8 +233,10 @@ fn look(
     print: fn(&mut dyn Write, &Path, &VerifyReport) -> io::Result<()>,
 ) -> Result<LogOutcome, LogCommandError> {
     let mut outcome = LogOutcome::Whole;
-    for (path, file) in logs_of(folder)? {
-        let report = verify(&file).map_err(|error| LogCommandError::Read { path: path.clone(), error })?;
+    for node in logs_of(folder)? {
+        let path = log_path(folder, node);
+        let report =
+            verify(DiskFolder::to_read(folder), node).map_err(|error| LogCommandError::Read { path: path.clone(), error })?;
         if !report.is_whole() {
             outcome = LogOutcome::Damaged;
         }
@@ -280,7 +271,7 @@ fn print_info(out: &mut dyn Write, path: &Path, report: &VerifyReport) -> io::Re
         "sequences",
         format!("{}..{}, durable below {}", report.segment.first_sequence, report.end_sequence, report.durable_sequence),
     )?;
-    line(out, "bytes", format!("{} used of {}", report.valid_bytes, report.file_bytes))?;
+    line(out, "bytes", format!("{} used of {} in {} segments", report.valid_bytes, report.file_bytes, report.segments))?;
     if let Some((first, last)) = report.sealed_between {
         line(out, "written between", format!("{} and {}", Rfc3339(first), Rfc3339(last)))?;
     }
@@ -294,10 +285,11 @@ fn print_verify(out: &mut dyn Write, path: &Path, report: &VerifyReport) -> io::
     let state = if report.is_whole() { "whole" } else { "DAMAGED" };
     writeln!(
         out,
-        "{}: {state}: {} records in {} batches, {} bytes, sequences {}..{}",
+        "{}: {state}: {} records in {} batches, {} segments, {} bytes, sequences {}..{}",
         path.display(),
         report.records,
         report.batches,
+        report.segments,
         report.valid_bytes,
         report.segment.first_sequence,
         report.end_sequence
@@ -306,18 +298,17 @@ fn print_verify(out: &mut dyn Write, path: &Path, report: &VerifyReport) -> io::
 }
 
 fn print_faults(out: &mut dyn Write, report: &VerifyReport) -> io::Result<()> {
-    for damage in &report.damages {
-        writeln!(out, "  {damage}")?;
+    for (name, damage) in &report.damages {
+        writeln!(out, "  {name}: {damage}")?;
     }
     if report.damage_count > report.damages.len() as u64 {
         writeln!(out, "  and {} more damages", report.damage_count - report.damages.len() as u64)?;
     }
+    if report.accepted_losses > 0 {
+        writeln!(out, "  {} records are not there; their loss was accepted", report.accepted_losses)?;
+    }
     if let Some((fault, bytes)) = report.torn {
-        writeln!(
-            out,
-            "  torn tail of {bytes} bytes at byte {} ({fault}): being written, or cut at the next start",
-            report.valid_bytes
-        )?;
+        writeln!(out, "  torn tail of {bytes} bytes behind the last record ({fault}): being written, or cut at the next start")?;
     }
     Ok(())
 }
@@ -327,6 +318,7 @@ struct ReportJson {
     path: String,
     node: u32,
     created: String,
+    segments: u64,
     openings: u64,
     closed: bool,
     records: u64,
@@ -343,12 +335,14 @@ struct ReportJson {
     by_priority: serde_json::Map<String, serde_json::Value>,
     torn_bytes: u64,
     whole: bool,
+    accepted_losses: u64,
     damage_count: u64,
     damages: Vec<DamageJson>,
 }
 
 #[derive(Serialize)]
 struct DamageJson {
+    segment: String,
     offset: u64,
     fault: String,
     first_lost_sequence: u64,
@@ -362,6 +356,7 @@ impl ReportJson {
             path: path.display().to_string(),
             node: report.segment.node,
             created: Rfc3339(report.segment.created_at).to_string(),
+            segments: report.segments,
             openings: report.openings,
             closed: report.closed,
             records: report.records,
@@ -378,11 +373,13 @@ impl ReportJson {
             by_priority: by_priority.into_iter().collect(),
             torn_bytes: report.torn.map_or(0, |(_, bytes)| bytes),
             whole: report.is_whole(),
+            accepted_losses: report.accepted_losses,
             damage_count: report.damage_count,
             damages: report
                 .damages
                 .iter()
-                .map(|damage| DamageJson {
+                .map(|(name, damage)| DamageJson {
+                    segment: name.clone(),
                     offset: damage.offset,
                     fault: damage.fault.to_string(),
                     first_lost_sequence: damage.first_lost,
@@ -435,8 +432,10 @@ fn dump(args: &DumpArgs, out: &mut dyn Write) -> Result<LogOutcome, LogCommandEr
     let logs = logs_of(&args.data_dir)?;
     let in_folder = |error| LogCommandError::Read { path: args.data_dir.clone(), error };
     let mut readers = Vec::new();
-    for (path, file) in &logs {
-        readers.push(LogReader::open(file).map_err(|error| LogCommandError::Read { path: path.clone(), error })?);
+    for node in logs {
+        let reader = NodeReader::open_since(DiskFolder::to_read(&args.data_dir), node, filter.since.unwrap_or_default());
+        let path = log_path(&args.data_dir, node);
+        readers.push(reader.map_err(|error| LogCommandError::Read { path, error })?);
     }
     let mut merged = MergedReader::new(readers, MergeOrder::Time);
     let mut outcome = LogOutcome::Whole;

@@ -6,6 +6,7 @@ use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, TransactionalOptions, WindowLogOptions};
 use crate::runner::Idle;
+use crate::storage::SegmentOptions;
 use crate::storage::appender::{AppenderOptions, Durability};
 use crate::storage::dead_letter::DeadLetterOptions;
 use crate::sys::clock::Nanos;
@@ -146,6 +147,11 @@ pub(super) fn appender(config: &Config, largest_payload_bytes: usize) -> Appende
         commit_bytes: config.commit_bytes.0,
         ..defaults
     }
+}
+
+/// A log's segments.
+pub(super) fn segments(config: &Config) -> SegmentOptions {
+    SegmentOptions { segment_bytes: config.segment_bytes.0, ..SegmentOptions::default() }
 }
 
 /// The dead letters. Their lines hold a frame in base64 (4/3 of it), so twice the largest frame always has room.

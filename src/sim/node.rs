@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::disk::SimFile;
+use super::disk::SimDisk;
 use super::frames;
 use super::ring::SimRing;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario, UdpManner};
@@ -23,7 +23,7 @@ use crate::process::{
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
-use crate::storage::{LogIdentity, OpenLog};
+use crate::storage::{LogIdentity, OpenLog, SegmentOptions};
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
@@ -52,7 +52,7 @@ pub struct SimNode {
     /// Each agent's part.
     pub ledgers: Vec<Arc<LedgerCells>>,
     /// The log, if events are stored.
-    pub log: Option<OpenLog<SimFile>>,
+    pub log: Option<OpenLog<SimDisk>>,
     /// Dead letters on their way.
     pub letters: DeadLetterQueue,
     /// Takes dead letters off their queue.
@@ -143,7 +143,8 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
         scheduler.seat(builder.appender(log));
     }
     let Builder { letters, process, ingest, ledgers, appended, .. } = builder;
-    let measured: Vec<Arc<dyn Measured>> = vec![process, ingest, appended, letters.counters().clone()];
+    let mut measured: Vec<Arc<dyn Measured>> = vec![process, ingest, appended, letters.counters().clone()];
+    measured.extend(log.as_ref().map(|log| log.keeper_counters().clone() as Arc<dyn Measured>));
     SimNode { listener, udp, reactor, transactional, ledgers, log, letters, collector, windows, measured }
 }
 
@@ -171,9 +172,10 @@ impl Builder<'_> {
         self.ledgers[self.ledgers.len() - 1].clone()
     }
 
-    fn open_log(&self) -> OpenLog<SimFile> {
+    fn open_log(&self) -> OpenLog<SimDisk> {
         let identity = LogIdentity { node: 0, log_id: self.scenario.seed | 1, wall: self.ring.wall() };
-        OpenLog::open(self.ring.disk().create(), identity).expect("an empty file on an empty disk")
+        let segments = SegmentOptions { segment_bytes: self.scenario.segment_bytes, ..SegmentOptions::default() };
+        OpenLog::open(self.ring.disk(), identity, segments).expect("an empty disk")
     }
 
     #[allow(clippy::type_complexity)] // Three things that only `build` takes apart.
@@ -181,7 +183,7 @@ impl Builder<'_> {
         &mut self,
         pool: PoolOwner,
         tiers: [TierSender; Tier::COUNT],
-        log: Option<&OpenLog<SimFile>>,
+        log: Option<&OpenLog<SimDisk>>,
     ) -> (Fd, Option<(Fd, Fd)>, Rc<RefCell<Reactor>>) {
         let scenario = self.scenario;
         let gro = scenario.udp == UdpManner::Gro;
@@ -265,7 +267,7 @@ impl Builder<'_> {
         (shared(Batch::new(options, log, self.wiring(Tier::Batch, receiver))), windows)
     }
 
-    fn appender(&mut self, log: &OpenLog<SimFile>) -> SharedAgent {
+    fn appender(&mut self, log: &OpenLog<SimDisk>) -> SharedAgent {
         let options = AppenderOptions {
             staging_bytes: AppenderOptions::staging_bytes_min(FRAME_BYTES_MAX as usize + 64),
             flush_events: self.scenario.flush_events,
@@ -275,7 +277,7 @@ impl Builder<'_> {
             ..AppenderOptions::default()
         };
         let parts = AppenderParts {
-            position: log.position().expect("the file can be read"),
+            position: log.position(),
             status: log.status().clone(),
             inlets: std::mem::take(&mut self.inlets),
             pool: self.pool.clone(),

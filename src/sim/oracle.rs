@@ -7,21 +7,24 @@
 //! - **O4** Of one connection and tier, events are in the log in the order in which they were sent.
 //! - **O5** After the drain every slot is free, nothing is in flight, no connection is open.
 //! - **O6** As many dead letters were sent as the ledger says.
-//! - **O7** Whatever is called written can be read from the log at that moment; whatever is called durable, from what a power cut would
-//!   leave of it.
+//! - **O7** Whatever is called written can be read from the log at that moment, and survives the end of the process; whatever is called
+//!   durable is there after recovery of what a power cut would leave, whichever of names and bytes it leaves.
 //! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, and every event has its outcome. No
 //!   drain is needed for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::clients::Account;
-use super::disk::SimFile;
+use super::disk::{Left, SimDisk};
 use super::frames::{self, FrameKey};
 use crate::agent::Holding;
 use crate::metrics::ledger::{DropReason, Ledger};
 use crate::pool::Source;
-use crate::storage::OpenLog;
-use crate::storage::reader::{LogReader, OwnedRecord};
+use crate::storage::node_reader::NodeReader;
+use crate::storage::reader::OwnedRecord;
+use crate::storage::recovery::recover;
+use crate::storage::{LogIdentity, StoreStatus};
+use crate::sys::clock::WallNanos;
 use crate::wire::{Priority, Tier};
 
 /// An event as it was read back from the log.
@@ -137,18 +140,25 @@ pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogR
 /// O7.
 ///
 /// # Panics
-/// If the log does not reach as far as its watermarks.
-pub fn check_watermarks(log: &OpenLog<SimFile>) {
-    let (written, durable) = (log.status().written_sequence(), log.status().durable_sequence());
+/// If the log does not reach as far as its watermarks, or would not after a crash of one of these ways.
+pub fn check_watermarks(status: &StoreStatus, disk: &SimDisk, ways: &[Left]) {
+    let (written, durable) = (status.written_sequence(), status.durable_sequence());
     assert!(durable <= written, "O7: {durable} durable and {written} written");
-    let there = end_sequence(log.file());
+    let there = end_sequence(disk);
     assert!(there >= written, "O7: sequences below {written} are called written, those below {there} are there");
-    let left = end_sequence(&log.file().after_power_cut());
-    assert!(left >= durable, "O7: sequences below {durable} are called durable, those below {left} survive");
+    for left in ways.iter().copied() {
+        let after = disk.after_crash(left);
+        let promised = if left == Left::ALL { written } else { durable };
+        let report = recover(&after, &LogIdentity { node: 0, log_id: 1, wall: WallNanos(1) });
+        let report = report.unwrap_or_else(|fault| panic!("O7: after a crash that left {left:?}: {fault:?}"));
+        let kept = report.next_sequence;
+        assert!(kept >= promised, "O7: sequences below {promised} are promised, those below {kept} survive ({left:?})");
+        assert!(end_sequence(&after) == kept, "O7: what recovery says is there can be read ({left:?})");
+    }
 }
 
-fn end_sequence(file: &SimFile) -> u64 {
-    let mut reader = LogReader::open(file).expect("O7: the log has its header");
+fn end_sequence(disk: &SimDisk) -> u64 {
+    let mut reader = NodeReader::open(disk.clone(), 0).expect("O7: the log has its header");
     while reader.next_batch().expect("O7: nothing is damaged").is_some() {}
     reader.end_sequence()
 }

@@ -86,6 +86,8 @@ pub struct Scenario {
     pub flush_events: u32,
     /// Bytes allocated ahead; 0 = none.
     pub allocate_bytes: u64,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
     /// Whether the disk fills up now and then.
     pub disk_fills: bool,
     /// Whether the drain comes in the middle of the load.
@@ -139,6 +141,7 @@ impl Scenario {
             pace: pace(rng),
             tcp: (0..rng.between(1..=7)).map(|_| tcp_client(rng)).collect(),
             udp_clients: (0..rng.between(0..=2)).map(|_| (rng.between(10..=60) as u32, frame_mix(rng))).collect(),
+            segment_bytes: *rng.pick(&[6 << 10, 20 << 10, 100 << 10, 1 << 20]),
         }
     }
 }
