@@ -321,6 +321,10 @@ fn open_logs(
     let mut logs = Vec::new();
     for node in 0..nodes {
         let identity = LogIdentity::random(node as u32, HostClock.wall());
+        if config.accept_data_loss == OnOff::On {
+            let mended = folder.mend_log(identity, false).map_err(EngineError::Folder)?;
+            report.logs.extend(mended.iter().map(ToString::to_string));
+        }
         let mut log = folder.open_log(identity, options::segments(config)).map_err(EngineError::Folder)?;
         log.start_keeper(helper_thread_setup).map_err(|error| EngineError::io("start the keeper of a log", error))?;
         report.logs.push(log.describe());

@@ -151,7 +151,14 @@ pub(super) fn appender(config: &Config, largest_payload_bytes: usize) -> Appende
 
 /// A log's segments.
 pub(super) fn segments(config: &Config) -> SegmentOptions {
-    SegmentOptions { segment_bytes: config.segment_bytes.0, ..SegmentOptions::default() }
+    SegmentOptions {
+        segment_bytes: config.segment_bytes.0,
+        retention_bytes: config.retention_bytes.0,
+        retention_age_s: config.retention_age_s,
+        min_free_bytes: config.min_free_bytes.0,
+        keep_for_cursors: config.retention_respects_cursors == OnOff::On,
+        ..SegmentOptions::default()
+    }
 }
 
 /// The dead letters. Their lines hold a frame in base64 (4/3 of it), so twice the largest frame always has room.

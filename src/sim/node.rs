@@ -174,7 +174,12 @@ impl Builder<'_> {
 
     fn open_log(&self) -> OpenLog<SimDisk> {
         let identity = LogIdentity { node: 0, log_id: self.scenario.seed | 1, wall: self.ring.wall() };
-        let segments = SegmentOptions { segment_bytes: self.scenario.segment_bytes, ..SegmentOptions::default() };
+        let segments = SegmentOptions {
+            segment_bytes: self.scenario.segment_bytes,
+            retention_bytes: self.scenario.retention_bytes,
+            min_free_bytes: u64::from(self.scenario.min_free),
+            ..SegmentOptions::default()
+        };
         OpenLog::open(self.ring.disk(), identity, segments).expect("an empty disk")
     }
 

@@ -88,6 +88,10 @@ pub struct Scenario {
     pub allocate_bytes: u64,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
+    /// Bytes of sealed segments that are kept; 0 = all.
+    pub retention_bytes: u64,
+    /// Whether no event is taken in while the disk is full.
+    pub min_free: bool,
     /// Whether the disk fills up now and then.
     pub disk_fills: bool,
     /// Whether the drain comes in the middle of the load.
@@ -142,6 +146,8 @@ impl Scenario {
             tcp: (0..rng.between(1..=7)).map(|_| tcp_client(rng)).collect(),
             udp_clients: (0..rng.between(0..=2)).map(|_| (rng.between(10..=60) as u32, frame_mix(rng))).collect(),
             segment_bytes: *rng.pick(&[6 << 10, 20 << 10, 100 << 10, 1 << 20]),
+            retention_bytes: if rng.chance(150) { 20 << 10 } else { 0 },
+            min_free: rng.chance(300),
         }
     }
 }

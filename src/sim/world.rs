@@ -252,8 +252,8 @@ impl<'a> World<'a> {
     fn help(&mut self) -> bool {
         let sink: &mut dyn FnMut(&[u8]) -> bool = &mut |_| true;
         let letter = self.node.collector.collect(self.ring.now(), self.ring.wall(), sink).is_some();
-        let now = self.ring.now();
-        let kept = self.node.log.as_mut().and_then(|log| log.keeper()).is_some_and(|keeper| keeper.work(now));
+        let (now, wall) = (self.ring.now(), self.ring.wall());
+        let kept = self.node.log.as_mut().and_then(|log| log.keeper()).is_some_and(|keeper| keeper.work(now, wall));
         let helped = self.node.windows.write_next() || letter || kept;
         if helped {
             self.scheduler.stir();
@@ -363,10 +363,12 @@ impl<'a> World<'a> {
             assert!(log.finish(self.ring.wall()).expect("a simulated file"), "a drained log can be closed");
             assert!(verify(disk.clone(), 0).expect("a log").is_whole(), "O3: the log is not whole");
         }
-        let records = NodeReader::open(disk.clone(), 0).expect("a log").into_records();
+        let reader = NodeReader::open(disk.clone(), 0).expect("a log");
+        let given_up = reader.next_sequence();
+        let records = reader.into_records();
         let stored: Vec<Stored> = records.map(|record| Stored::from(record.expect("O3: a good record"))).collect();
         let transactional_in_order = self.scenario.handler != HandlerManner::Bad;
-        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order, store_failed };
+        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order, store_failed, given_up };
         oracle::check_log(&stored, &ledger, &self.account, rules);
         disk.content().values().fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes))
     }

@@ -13,6 +13,7 @@ use super::keeper::SegmentOptions;
 use super::log_file::DiskFolder;
 use super::names::SegmentName;
 use super::open::{LogIdentity, OpenLog};
+use super::repair::{Mended, accept_loss, repair};
 use super::segments::{LogFault, SegmentFault};
 use super::walk::Damage;
 use crate::sys::file::{FileLock, LockAttempt, try_lock};
@@ -195,10 +196,7 @@ impl OpenRefusal {
             OpenRefusal::Damaged { path, damage } => [
                 format!("{} is damaged; it was not changed", path.display()),
                 damage.to_string(),
-                format!(
-                    "look at it with `eventstream log verify`, then restore it or move it away (mv {0} {0}.damaged)",
-                    path.display()
-                ),
+                "look at it with `eventstream log verify`; restore it, or go on without what is lost: --accept-data-loss".into(),
             ],
         }
     }
@@ -288,6 +286,16 @@ impl DataFolder {
     /// See [`OpenRefusal`].
     pub fn open_log(&self, identity: LogIdentity, options: SegmentOptions) -> Result<OpenLog<DiskFolder>, OpenRefusal> {
         OpenLog::open(DiskFolder::new(&self.path), identity, options).map_err(|fault| OpenRefusal::of_fault(&self.path, fault))
+    }
+
+    /// Mends whatever keeps the log of a node from being opened; with `all`, whatever else of it is damaged too. See [`super::repair`].
+    ///
+    /// # Errors
+    /// See [`OpenRefusal`].
+    pub fn mend_log(&self, identity: LogIdentity, all: bool) -> Result<Vec<Mended>, OpenRefusal> {
+        let folder = DiskFolder::new(&self.path);
+        let mended = if all { repair(&folder, &identity) } else { accept_loss(&folder, &identity) };
+        mended.map_err(|fault| OpenRefusal::of_fault(&self.path, fault))
     }
 }
 

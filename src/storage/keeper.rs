@@ -1,7 +1,7 @@
 //! The keeper: does with a log's files what may block, on a helper thread, so that the appender never waits for it.
 //!
 //! ```text
-//!             orders: prepare, retire                             rename, footer, sync, remove
+//!             orders: prepare, retire                             rename, footer, sync, recycle, remove
 //! appender ──────────────────────────► keeper (helper thread) ───────────────────────────────────► folder
 //!    ▲  └──── next segment, ready ────────┘
 //!    └─ writes on in the old segment until the next one is ready: a segment's size is a trigger, not a cap
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
+use super::cursor::lowest_cursor;
 use super::format::{BLOCK_BYTES, Footer, SegmentHeader};
 use super::log_file::{LogFile, LogFolder};
 use super::names::SegmentName;
@@ -35,12 +36,12 @@ use super::segments::SealedSegment;
 use super::status::StoreOperation;
 use crate::metrics::ledger::Counter;
 use crate::metrics::{Kind, Measured, Sample};
-use crate::sys::clock::{Clock, HostClock, Nanos};
+use crate::sys::clock::{Clock, HostClock, Nanos, WallNanos};
 use crate::sys::io::{Errno, Fd};
 use crate::sys::wake::ParkState;
 
 /// How often the keeper looks at ages and free space when nobody asks for anything; also between two attempts at what was refused.
-const LOOK_EVERY: Nanos = Nanos::from_millis(500);
+pub(super) const LOOK_EVERY: Nanos = Nanos::from_millis(500);
 
 /// How large segments are, and what becomes of old ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +50,26 @@ pub struct SegmentOptions {
     pub segment_bytes: u64,
     /// Whether writes bypass the page cache where the file system can.
     pub direct: bool,
+    /// Sealed segments beyond so many bytes are given up, the oldest first; 0: all are kept.
+    pub retention_bytes: u64,
+    /// Segments whose last batch was sealed longer ago are given up, seconds; 0: all are kept.
+    pub retention_age_s: u64,
+    /// With less than this free on the file system no events are taken in.
+    pub min_free_bytes: u64,
+    /// Whether what a named cursor has not passed is kept.
+    pub keep_for_cursors: bool,
 }
 
 impl Default for SegmentOptions {
     fn default() -> Self {
-        Self { segment_bytes: 1 << 30, direct: true }
+        Self {
+            segment_bytes: 1 << 30,
+            direct: true,
+            retention_bytes: 0,
+            retention_age_s: 0,
+            min_free_bytes: 0,
+            keep_for_cursors: false,
+        }
     }
 }
 
@@ -84,6 +100,8 @@ pub struct Handover {
     next: ArrayQueue<NextSegment>,
     /// Why the store can't go on: operation << 32 | errno; 0: it can.
     failure: AtomicU64,
+    /// Less is free than `min_free_bytes`.
+    short_of_space: AtomicBool,
     /// The keeper's parking, as for the dead letters.
     park: ParkState,
     thread: OnceLock<Thread>,
@@ -96,6 +114,7 @@ impl Handover {
             orders: ArrayQueue::new(2),
             next: ArrayQueue::new(1),
             failure: AtomicU64::new(0),
+            short_of_space: AtomicBool::new(false),
             park: ParkState::new(),
             thread: OnceLock::new(),
             stop: AtomicBool::new(false),
@@ -125,6 +144,12 @@ impl Handover {
         self.order(Order::Retire(footer, successor));
     }
 
+    /// Whether less is free than there has to be.
+    pub(super) fn is_short_of_space(&self) -> bool {
+        // A flag only, looked at again and again.
+        self.short_of_space.load(Ordering::Relaxed)
+    }
+
     /// What has ended the store, if anything has.
     pub(super) fn failure(&self) -> Option<(StoreOperation, Errno)> {
         // A number only: no other memory hangs on it.
@@ -141,6 +166,10 @@ pub struct KeeperCounters {
     pub prepared: Counter,
     /// Segments sealed.
     pub sealed: Counter,
+    /// Old segments recycled.
+    pub recycled: Counter,
+    /// Old segments removed.
+    pub removed: Counter,
     /// Attempts that the folder refused (tried again).
     pub refused: Counter,
     /// Gauge: sealed segments kept.
@@ -155,7 +184,14 @@ impl Measured for KeeperCounters {
         let (counter, gauge) = (Kind::Counter, Kind::Gauge);
         tell("log_segments_prepared", "Segments prepared ahead of their need", counter, &self.prepared);
         tell("log_segments_sealed", "Segments sealed", counter, &self.sealed);
-        tell("log_segment_refusals", "Attempts to prepare or seal that were refused and tried again", counter, &self.refused);
+        tell("log_segments_recycled", "Old segments whose blocks are written again", counter, &self.recycled);
+        tell("log_segments_removed", "Old segments removed", counter, &self.removed);
+        tell(
+            "log_segment_refusals",
+            "Attempts to prepare, seal or give up that were refused and tried again",
+            counter,
+            &self.refused,
+        );
         tell("log_segments_kept", "Sealed segments kept", gauge, &self.kept);
         tell("log_segments_kept_bytes", "Bytes of sealed segments kept", gauge, &self.kept_bytes);
     }
@@ -184,6 +220,8 @@ pub struct Keeper<D: LogFolder> {
     sealing: Option<Sealing>,
     wants_next: bool,
     not_before: Nanos,
+    /// When free space is looked at next.
+    space_at: Nanos,
 }
 
 impl<D: LogFolder> Keeper<D> {
@@ -206,6 +244,7 @@ impl<D: LogFolder> Keeper<D> {
             sealing: None,
             wants_next: false,
             not_before: Nanos(0),
+            space_at: Nanos(0),
         };
         keeper.publish();
         keeper
@@ -248,25 +287,25 @@ impl<D: LogFolder> Keeper<D> {
     }
 
     /// Does the next thing that is to be done. False: there is nothing, or not yet again.
-    pub fn work(&mut self, now: Nanos) -> bool {
+    pub fn work(&mut self, now: Nanos, wall: WallNanos) -> bool {
         self.take_orders();
+        self.look_at_space(now);
         if now < self.not_before || self.handover.failure().is_some() {
             return false;
         }
-        let result = if self.sealing.is_some() {
-            self.seal()
+        let (doing, result) = if self.sealing.is_some() {
+            ("seal", self.seal())
+        } else if self.is_oldest_expired(wall) {
+            ("give up", self.give_up_oldest())
         } else if self.wants_next && self.next.is_none() {
-            self.prepare()
+            ("prepare", self.prepare())
         } else {
             return false;
         };
         if let Err(error) = result {
             self.counters.refused.add(1);
             self.not_before = now + LOOK_EVERY;
-            log::warn!(
-                "a segment of the log could not be {}: {error}",
-                if self.sealing.is_some() { "sealed" } else { "prepared" }
-            );
+            log::warn!("could not {doing} a segment of the log: {error}");
         }
         self.publish();
         true
@@ -334,8 +373,15 @@ impl<D: LogFolder> Keeper<D> {
 
     /// Makes the next segment ready (H1).
     fn prepare(&mut self) -> io::Result<()> {
-        let mut file = self.folder.create(&self.next_name())?;
+        self.wants_next = true; // Until it is there.
+        let file = self.folder.create(&self.next_name())?;
         file.set_len(0)?;
+        self.hand_over(file, false)?;
+        self.counters.prepared.add(1);
+        Ok(())
+    }
+
+    fn hand_over(&mut self, mut file: D::File, recycled: bool) -> io::Result<()> {
         file.allocate(self.options.segment_bytes.next_multiple_of(BLOCK_BYTES as u64))?;
         if file.len()? < BLOCK_BYTES as u64 {
             file.set_len(BLOCK_BYTES as u64)?; // Where nothing can be reserved. The probe of direct writes reads a block.
@@ -345,16 +391,68 @@ impl<D: LogFolder> Keeper<D> {
         if self.options.direct {
             file.enable_direct();
         }
-        let next = NextSegment { fd: file.fd(), allocated_bytes: file.len()?, recycled: false };
+        let next = NextSegment { fd: file.fd(), allocated_bytes: file.len()?, recycled };
         (self.next, self.wants_next) = (Some(file), false);
         self.handover.next.push(next).expect("H1: one next segment at a time");
-        self.counters.prepared.add(1);
         Ok(())
+    }
+
+    fn is_oldest_expired(&self, wall: WallNanos) -> bool {
+        let Some(oldest) = self.sealed.front() else { return false };
+        let SegmentOptions { retention_bytes, retention_age_s, keep_for_cursors, .. } = self.options;
+        let is_too_much = retention_bytes > 0 && self.kept_bytes() > retention_bytes;
+        let age = wall.0.saturating_sub(oldest.footer.sealed_between.1.0);
+        let is_expired = is_too_much || (retention_age_s > 0 && age > retention_age_s.saturating_mul(1_000_000_000));
+        // Where cursors can't be listed nothing is given up.
+        let is_passed = || match lowest_cursor(&self.folder, self.header.node) {
+            Ok(lowest) => lowest.is_none_or(|lowest| lowest >= oldest.footer.end_sequence),
+            Err(_) => false,
+        };
+        is_expired && (!keep_for_cursors || is_passed())
+    }
+
+    /// The oldest segment becomes the next one, or, where that is there already, nothing: so there is one spare at most.
+    fn give_up_oldest(&mut self) -> io::Result<()> {
+        let Some(name) = self.sealed.front().map(|oldest| oldest.name().to_string()) else { return Ok(()) };
+        if self.next.is_some() {
+            self.folder.remove(&name)?;
+            self.sealed.pop_front();
+            self.counters.removed.add(1);
+            return self.folder.sync();
+        }
+        self.folder.rename(&name, &self.next_name())?;
+        self.sealed.pop_front();
+        // Should anything below be refused, a next segment is made in its place.
+        self.wants_next = true;
+        self.folder.sync()?;
+        let file = self.folder.open(&self.next_name())?;
+        // H4.
+        file.write_at(&[0; BLOCK_BYTES], 0)?;
+        file.sync()?;
+        self.hand_over(file, true)?;
+        self.counters.recycled.add(1);
+        Ok(())
+    }
+
+    /// Whether events may be taken in: not with less free than `min_free_bytes`.
+    fn look_at_space(&mut self, now: Nanos) {
+        if self.options.min_free_bytes == 0 || now < self.space_at {
+            return;
+        }
+        self.space_at = now + LOOK_EVERY;
+        match self.folder.free_bytes() {
+            Ok(free) => self.handover.short_of_space.store(free < self.options.min_free_bytes, Ordering::Relaxed),
+            Err(error) => log::warn!("could not ask for the free space of the log's file system: {error}"),
+        }
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.sealed.iter().map(SealedSegment::file_bytes).sum()
     }
 
     fn publish(&self) {
         self.counters.kept.set(self.sealed.len() as u64);
-        self.counters.kept_bytes.set(self.sealed.iter().map(SealedSegment::file_bytes).sum());
+        self.counters.kept_bytes.set(self.kept_bytes());
     }
 
     /// After the appender has ended: completes what is under way, and takes away what was prepared for nothing. Returns whether the
@@ -439,7 +537,7 @@ fn keep<D: LogFolder>(mut keeper: Box<Keeper<D>>) -> Box<Keeper<D>> {
     let registered = handover.thread.set(thread::current());
     assert!(registered.is_ok(), "a log has one keeper");
     while !handover.stop.load(Ordering::Acquire) {
-        if keeper.work(HostClock.now()) {
+        if keeper.work(HostClock.now(), HostClock.wall()) {
             continue;
         }
         handover.park.announce();

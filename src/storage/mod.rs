@@ -4,7 +4,7 @@
 //! engine's thread   folder (lock) ─► recovery (complete, cut, refuse) ─► open (new epoch) ─► position ─┐     ┌─► finish (mark, cut to length)
 //! runner            inlets ─► appender: staging, one write in flight, group commit, rolls ─────────────┴─► events.bin
 //! helper threads    keeper: prepares, seals and names segments            dead_letter: queue ─► collector ─► writer ─► dlq_log.txt
-//! commands          node_reader (walk, verify, merge), also beside a running engine
+//! commands          node_reader (walk, verify, merge) and cursors, also beside a running engine; repair, on request, in its place
 //! ```
 //!
 //! - `format` is the bytes, without I/O; `names` are the files; `walk` goes over a file and tells damage from a torn tail; `segments` looks
@@ -13,12 +13,14 @@
 //! - `status` is what everybody else may know: watermarks, state, progress per inlet.
 //!
 //! Named invariants: F (`format`), K (`walk`), S (`segments`), V (`recovery`), O (`open`), G (`staging`), A (`appender`), H (`keeper`),
-//! R (`node_reader`), D (`dead_letter`).
+//! R (`node_reader`), X (`repair`), D (`dead_letter`).
 //!
 //! What it does not do: replicate, compact.
 #![forbid(unsafe_code)]
 
 pub mod appender;
+pub mod copy;
+pub mod cursor;
 pub mod dead_letter;
 pub mod folder;
 pub mod format;
@@ -29,6 +31,7 @@ pub mod node_reader;
 pub mod open;
 pub mod reader;
 pub mod recovery;
+pub mod repair;
 pub mod rfc3339;
 pub mod segments;
 mod staging;

@@ -23,6 +23,9 @@ pub const DAMAGES_LISTED_MAX: usize = 64;
 /// How often a segment is looked for that is not where it was a moment ago: files are renamed beside the reader.
 const LOOKS_MAX: usize = 5;
 
+/// A segment, and the name under which it was opened.
+type Opened<F> = (SegmentName, LogReader<F>);
+
 /// Reads one node's log, from its oldest record on.
 pub struct NodeReader<D: LogFolder> {
     folder: D,
@@ -31,6 +34,7 @@ pub struct NodeReader<D: LogFolder> {
     name: SegmentName,
     /// Batches whose records were all received before are left out.
     since: WallNanos,
+    follows: bool,
     accepted_losses: u64,
     /// Of the segments that were left: how many, bytes of their files, bytes of their valid parts.
     left: (u64, u64, u64),
@@ -57,7 +61,9 @@ impl<D: LogFolder> NodeReader<D> {
             let from = first_since(&folder, node, &sealed, since)?;
             let name = sealed.get(from).map_or(SegmentName::Active(node), |first| SegmentName::Sealed(node, *first));
             match open_segment(&folder, name) {
-                Ok(reader) => return Ok(Self { folder, node, reader, name, since, accepted_losses: 0, left: (0, 0, 0) }),
+                Ok(reader) => {
+                    return Ok(Self { folder, node, reader, name, since, follows: false, accepted_losses: 0, left: (0, 0, 0) });
+                }
                 Err(other) => error = other,
             }
         }
@@ -79,6 +85,26 @@ impl<D: LogFolder> NodeReader<D> {
         }
         while reader.next_sequence() < sequence && reader.next()?.is_some() {}
         Ok(reader)
+    }
+
+    /// Opens a node's log at its end.
+    ///
+    /// # Errors
+    /// As [`NodeReader::open`]; [`ReadError::Damaged`] in the active segment, which is read.
+    pub fn open_at_end(folder: D, node: u32) -> Result<Self, ReadError> {
+        let mut reader = Self::open_since(folder, node, WallNanos(u64::MAX))?;
+        while reader.next_batch()?.is_some() {
+            reader.reader.skip_batch();
+        }
+        Ok(reader)
+    }
+
+    /// Makes it cheap to come to the end again and again while an engine writes: damage to the active segment is told when it is sealed.
+    pub fn follow(&mut self) {
+        self.follows = true;
+        if !matches!(self.name, SegmentName::Sealed(..)) {
+            self.reader.follow();
+        }
     }
 
     /// The file that is being read.
@@ -177,9 +203,12 @@ impl<D: LogFolder> NodeReader<D> {
         Ok((segments + 1, file_bytes + self.reader.file().len()?, valid_bytes + self.reader.valid_bytes() + footer))
     }
 
-    fn enter(&mut self, (name, reader): (SegmentName, LogReader<D::File>)) -> io::Result<()> {
+    fn enter(&mut self, (name, reader): Opened<D::File>) -> io::Result<()> {
         self.left = self.passed()?;
         (self.name, self.reader) = (name, reader);
+        if self.follows {
+            self.follow();
+        }
         Ok(())
     }
 
@@ -203,9 +232,8 @@ impl<D: LogFolder> NodeReader<D> {
                     return Ok(true);
                 }
             }
-            // Without a footer this is the active one, being written.
             if self.reader.footer().is_none() {
-                return Ok(false);
+                return self.has_been_sealed();
             }
         }
         match self.segment_behind(end.saturating_sub(1))? {
@@ -229,8 +257,22 @@ impl<D: LogFolder> NodeReader<D> {
         }
     }
 
+    /// Without a footer the segment is the active one, being written; or it has got its sealed name meanwhile: then all of it is to come.
+    fn has_been_sealed(&mut self) -> Result<bool, ReadError> {
+        if self.is_recycled()? {
+            return Err(self.overrun()?);
+        }
+        let sealed = SegmentName::Sealed(self.node, self.reader.segment().first_sequence);
+        if self.name == sealed || self.folder.open_if_there(&sealed.to_string())?.is_none() {
+            return Ok(false);
+        }
+        self.name = sealed;
+        self.reader.expect_footer();
+        Ok(true)
+    }
+
     /// The segment with the lowest first sequence above this one.
-    fn segment_behind(&self, sequence: u64) -> Result<Option<(SegmentName, LogReader<D::File>)>, ReadError> {
+    fn segment_behind(&self, sequence: u64) -> Result<Option<Opened<D::File>>, ReadError> {
         for first in list(&self.folder, self.node)?.sealed.into_iter().filter(|first| *first > sequence) {
             let name = SegmentName::Sealed(self.node, first);
             if let Ok(reader) = open_segment(&self.folder, name) {
@@ -261,7 +303,7 @@ impl<D: LogFolder> NodeReader<D> {
         Ok(ReadError::Overrun { first_lost, resume })
     }
 
-    fn open_at_oldest(folder: &D, node: u32) -> Result<(SegmentName, LogReader<D::File>), ReadError> {
+    fn open_at_oldest(folder: &D, node: u32) -> Result<Opened<D::File>, ReadError> {
         let mut error = ReadError::Io(io::Error::from(io::ErrorKind::NotFound));
         for _ in 0..LOOKS_MAX {
             let name =

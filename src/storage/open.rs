@@ -54,6 +54,7 @@ impl LogIdentity {
             follows: 0,
             chain: 0,
             recycled: false,
+            mended: false,
             latest_receipt_before: WallNanos(0),
         }
     }

@@ -137,6 +137,8 @@ pub struct LogReader<F: LogFile> {
     records_left: u32,
     torn: Option<(Fault, u64)>,
     footer: Option<Footer>,
+    /// What lies behind the last good batch is not looked at.
+    follows: bool,
 }
 
 impl<F: LogFile> LogReader<F> {
@@ -147,7 +149,7 @@ impl<F: LogFile> LogReader<F> {
     pub fn open(file: F) -> Result<Self, ReadError> {
         let walk = Walk::open(file)?.map_err(ReadError::NotALog)?;
         let (payload, torn, footer) = (Vec::new(), None, None);
-        Ok(Self { walk, payload, batch_offset: 0, at: 0, sequence: 0, records_left: 0, torn, footer })
+        Ok(Self { walk, payload, batch_offset: 0, at: 0, sequence: 0, records_left: 0, torn, footer, follows: false })
     }
 
     /// Opens a segment that bears a sealed one's name: all of it has to be good.
@@ -158,6 +160,18 @@ impl<F: LogFile> LogReader<F> {
         let mut reader = Self::open(file)?;
         reader.walk.expect_footer();
         Ok(reader)
+    }
+
+    /// For a reader that comes again and again to the end of a log that is being written: there it only looks whether the next batch
+    /// has come, and does not search what is allocated for evidence of damage. That is told when the segment is sealed.
+    pub(super) fn follow(&mut self) {
+        self.follows = true;
+    }
+
+    /// The segment bears a sealed one's name by now.
+    pub(super) fn expect_footer(&mut self) {
+        (self.follows, self.footer) = (false, None);
+        self.walk.expect_footer();
     }
 
     /// The identity of the segment.
@@ -202,6 +216,10 @@ impl<F: LogFile> LogReader<F> {
                 }
                 Step::Sealed(footer) => {
                     self.footer = Some(footer);
+                    return Ok(None);
+                }
+                Step::Stop(_) if self.follows => {
+                    self.walk.refresh();
                     return Ok(None);
                 }
                 Step::Stop(fault) => fault,
@@ -279,7 +297,8 @@ impl<F: LogFile> LogReader<F> {
 
     /// Whether `next` goes on right behind what was read.
     pub(super) fn is_followed_by(&self, next: &SegmentHeader) -> bool {
-        next.log_id == self.segment().log_id && next.follows == self.walk.sequence() && self.walk.chain() == Some(next.chain)
+        let chain_fits = next.mended || self.walk.chain() == Some(next.chain);
+        next.log_id == self.segment().log_id && next.follows == self.walk.sequence() && chain_fits
     }
 
     /// All that follows, each record with its own bytes. Ends after an error.

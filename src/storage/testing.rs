@@ -319,8 +319,8 @@ impl Bench {
 
     /// Lets the keeper do what it can. False: nothing.
     pub fn keep(&mut self) -> bool {
-        let now = self.ring.now();
-        self.log.keeper().expect("it has no thread").work(now)
+        let (now, wall) = (self.ring.now(), self.ring.wall());
+        self.log.keeper().expect("it has no thread").work(now, wall)
     }
 
     /// Completes the oldest operation. False: there is none.

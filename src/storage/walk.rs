@@ -196,6 +196,13 @@ impl<F: LogFile> Walk<F> {
         }))
     }
 
+    /// A walk that begins at a batch, with what this header says of it.
+    pub fn resumed(file: F, segment: SegmentHeader, offset: u64) -> Self {
+        let so_far = Footer::of_empty(&segment);
+        let (sequence, epoch) = (segment.first_sequence, segment.epoch);
+        Self { window: Window::new(file), segment, is_sealed: false, so_far, offset, sequence, chain: None, epoch }
+    }
+
     /// The file bears a sealed segment's name: it has to be good up to its footer (K2).
     pub fn expect_footer(&mut self) {
         self.is_sealed = true;
@@ -227,7 +234,7 @@ impl<F: LogFile> Walk<F> {
         &self.window.file
     }
 
-    /// What the footer would say here; of use only where no damage was passed.
+    /// What the footer would say here; behind a damage, that of a segment that begins where the walk was resumed.
     pub fn so_far(&self) -> &Footer {
         &self.so_far
     }
@@ -398,6 +405,8 @@ impl<F: LogFile> Walk<F> {
     /// Goes on behind a damage: from where batches can be read again.
     pub fn resume(&mut self, offset: u64, sequence: u64) {
         (self.offset, self.sequence, self.chain) = (offset, sequence, None);
+        let latest_receipt_before = self.so_far.latest_receipt;
+        self.so_far = Footer::of_empty(&SegmentHeader { first_sequence: sequence, latest_receipt_before, ..self.segment });
     }
 
     /// Looks at the file anew: what was read ahead may be older than what is in the file now.

@@ -12,7 +12,8 @@
 //! - **A2** A sync is submitted after the completion of every write that it makes durable; watermarks move on completions only.
 //! - **A3** An event is in the hands, staged, or counted: `stored` when its batch's write has completed, `lost` (`store_unavailable`) when
 //!   the store has failed. Its slot is released as soon as its bytes are staged.
-//! - **A4** No space is waited out (100 ms to 1 s between attempts; the gate is closed meanwhile); any other refusal of a write, and any
+//! - **A4** No space is waited out (100 ms to 1 s between attempts; the gate is closed meanwhile, as it is while less is free than has to
+//!   be); any other refusal of a write, and any
 //!   failed sync, ends the store for good: never tried again, nothing of that window is called written or durable.
 //! - **A5** All memory is taken in [`Appender::new`].
 //! - **A6** A batch belongs to one segment. A segment that is full is left with the next batch, if the next one is ready; nothing waits for
@@ -34,7 +35,7 @@ use std::sync::Arc;
 pub use measure::{AppenderCounters, AppenderLatencies};
 
 use super::format::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader};
-use super::keeper::Handover;
+use super::keeper::{Handover, LOOK_EVERY};
 use super::open::LogPosition;
 use super::staging::{Counts, OpenBatch, Samples};
 use super::status::{InletProgress, StoreState, StoreStatus};
@@ -197,6 +198,8 @@ pub struct Appender {
     /// Until the next attempt, should the next write find no space.
     no_space_wait: Nanos,
     generation: u16,
+    /// Less is free than there has to be: the gate is closed, what has come in is written.
+    is_short_of_space: bool,
     has_failed: bool,
     is_draining: bool,
 }
@@ -256,6 +259,7 @@ impl Appender {
             allocation: Allocation::new(options.allocate_bytes, position.allocated_bytes),
             no_space_wait: NO_SPACE_WAIT_MIN,
             generation: 0,
+            is_short_of_space: false,
             has_failed: false,
             is_draining: false,
         })
@@ -409,16 +413,18 @@ impl Appender {
         });
     }
 
-    fn next_deadline(&self) -> Option<Nanos> {
+    fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
         let flush = match self.flight {
             Flight::None if self.open.records > 0 => Some(self.open.first_staged + self.options.flush_interval),
             Flight::Waiting { retry_at, .. } => Some(retry_at),
             _ => None,
         };
         let commit = self.syncs.deadline(&self.options);
+        // Nothing else may happen until space is found to be free again.
+        let space = self.is_short_of_space.then(|| now + LOOK_EVERY);
         // Draining it allocates no more, and a time that has passed would be asked for again and again.
         let allocate = if self.is_draining { None } else { self.allocation.deadline() };
-        [flush, commit, allocate].into_iter().flatten().min()
+        [flush, commit, allocate, space].into_iter().flatten().min()
     }
 }
 
@@ -441,6 +447,7 @@ impl<R: Ring> Agent<R> for Appender {
         {
             self.fail(operation, errno);
         }
+        self.look_at_space();
         if self.has_failed {
             let done = self.drop_all();
             self.releaser.flush();
@@ -462,7 +469,7 @@ impl<R: Ring> Agent<R> for Appender {
         } else {
             self.stages.publish_if_due(ctx.now);
         }
-        Work { done, next_deadline: self.next_deadline() }
+        Work { done, next_deadline: self.next_deadline(ctx.now) }
     }
 
     fn drain(&mut self, _ctx: &mut Context<'_, R>) {

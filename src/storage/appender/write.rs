@@ -300,7 +300,7 @@ impl Appender {
     /// A batch is in the file.
     fn written(&mut self, now: Nanos, buffer: StagingBuffer, batch: &SealedBatch) {
         self.spare = Some(buffer);
-        if self.status.state() != StoreState::Running {
+        if self.status.state() != StoreState::Running && !self.is_short_of_space {
             self.status.set_state(StoreState::Running);
             self.gate.set_store_unavailable(false);
             self.no_space_wait = NO_SPACE_WAIT_MIN;
@@ -363,6 +363,23 @@ impl Appender {
                 self.spare = Some(buffer);
                 self.fail(StoreOperation::Write, errno);
             }
+        }
+    }
+
+    /// Closes the gate while less is free than has to be, and opens it again by itself. What has come in is written all the same.
+    pub(super) fn look_at_space(&mut self) {
+        let is_short = self.handover.is_short_of_space() && !self.is_draining;
+        if self.has_failed || std::mem::replace(&mut self.is_short_of_space, is_short) == is_short {
+            return;
+        }
+        // A batch that waits for space ends that state itself.
+        let waits = matches!(self.flight, Flight::Waiting { .. });
+        if is_short {
+            self.status.set_state(StoreState::NoSpace { errno: Errno(libc::ENOSPC) });
+            self.gate.set_store_unavailable(true);
+        } else if !waits {
+            self.status.set_state(StoreState::Running);
+            self.gate.set_store_unavailable(false);
         }
     }
 

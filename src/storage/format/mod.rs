@@ -25,7 +25,7 @@
 //! | 44 | 4 | where batches begin, 4096 |
 //! | 48 | 8 | follows: the end sequence of the predecessor; below the first sequence only where a loss was accepted |
 //! | 56 | 4 | chain: what the first batch carries as its chain; the header CRC of the predecessor's last batch, 0 in a new log |
-//! | 60 | 4 | 1: recycled, so that behind the last batch may lie what an earlier use left; else 0 |
+//! | 60 | 4 | flags: 1 recycled (behind the last batch may lie what an earlier use left), 2 mended (what it follows was repaired, so that the chain may not fit) |
 //! | 64 | 8 | latest receipt of all records before this segment, wall ns |
 //! | 72 | 20 | zero |
 //! | 92 | 4 | CRC-32C of bytes 0..92 |

@@ -33,6 +33,8 @@ pub struct SegmentHeader {
     pub chain: u32,
     /// Whether the file was used before: behind the last batch may lie what was there then.
     pub recycled: bool,
+    /// Whether what is before it was repaired: its chain need not be that of what it follows.
+    pub mended: bool,
     /// The latest receipt of all records before this segment.
     pub latest_receipt_before: WallNanos,
 }
@@ -74,7 +76,8 @@ impl SegmentHeader {
         out[44..48].copy_from_slice(&(FIRST_BATCH_OFFSET as u32).to_le_bytes());
         out[48..56].copy_from_slice(&self.follows.to_le_bytes());
         out[56..60].copy_from_slice(&self.chain.to_le_bytes());
-        out[60..64].copy_from_slice(&u32::from(self.recycled).to_le_bytes());
+        let flags = u32::from(self.recycled) | u32::from(self.mended) << 1;
+        out[60..64].copy_from_slice(&flags.to_le_bytes());
         out[64..72].copy_from_slice(&self.latest_receipt_before.0.to_le_bytes());
         let crc = crc32c::crc32c(&out[..92]);
         out[92..96].copy_from_slice(&crc.to_le_bytes());
@@ -98,10 +101,11 @@ impl SegmentHeader {
             epoch: u32_at(bytes, 40),
             follows: u64_at(bytes, 48),
             chain: u32_at(bytes, 56),
-            recycled: u32_at(bytes, 60) == 1,
+            recycled: u32_at(bytes, 60) & 1 == 1,
+            mended: u32_at(bytes, 60) & 2 == 2,
             latest_receipt_before: WallNanos(u64_at(bytes, 64)),
         };
-        let fixed = u64::from(u32_at(bytes, 44)) == FIRST_BATCH_OFFSET && u32_at(bytes, 60) <= 1 && bytes[72..92] == [0; 20];
+        let fixed = u64::from(u32_at(bytes, 44)) == FIRST_BATCH_OFFSET && u32_at(bytes, 60) <= 3 && bytes[72..92] == [0; 20];
         if !fixed || header.follows > header.first_sequence {
             return Err(FormatError::Field);
         }
@@ -185,13 +189,15 @@ impl Footer {
             follows: self.end_sequence,
             chain: self.chain,
             recycled: false,
+            mended: false,
             latest_receipt_before: self.latest_receipt,
         }
     }
 
     /// Whether `next` goes on right behind this one, with no record between.
     pub fn is_followed_by(&self, next: &SegmentHeader) -> bool {
-        next.node == self.node && next.log_id == self.log_id && next.follows == self.end_sequence && next.chain == self.chain
+        let is_same_log = next.node == self.node && next.log_id == self.log_id;
+        is_same_log && next.follows == self.end_sequence && (next.mended || next.chain == self.chain)
     }
 
     /// The footer's bytes.
@@ -259,6 +265,7 @@ mod tests {
             follows: 7,
             chain: 0xdead_beef,
             recycled: true,
+            mended: false,
             latest_receipt_before: WallNanos(4),
         }
     }
