@@ -2,13 +2,12 @@
 
 use std::io;
 
-use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::log_file::{LogFile, LogFolder, read_full};
+use super::log_file::{LogFile, LogFolder};
 use super::names::SegmentName;
 use super::node_reader::{VerifyReport, verify};
 use super::reader::ReadError;
 use super::repair::copy_bytes;
-use super::segments::list;
+use super::segments::{list, read_header};
 use super::walk::{Step, Walk};
 
 /// How often a copy begins anew when the retention takes segments away under it.
@@ -50,7 +49,7 @@ fn copy_once(from: &impl LogFolder, to: &impl LogFolder, node: u32) -> Result<bo
             copy_bytes(&file, 0, file.len()?, &copy, 0)?;
             copy.sync()?;
             // Recycled meanwhile; any other damage is the source's, and reading the copy through will tell.
-            if header_of(&file)? != header_of(&copy)? {
+            if read_header(&file)? != read_header(&copy)? {
                 return Ok(false);
             }
             copied = Some(first);
@@ -80,12 +79,6 @@ fn behind(from: &impl LogFolder, node: u32, copied: Option<u64>) -> io::Result<V
     let mut sealed = list(from, node)?.sealed;
     sealed.retain(|first| copied.is_none_or(|copied| *first > copied));
     Ok(sealed)
-}
-
-fn header_of(file: &impl LogFile) -> io::Result<Option<SegmentHeader>> {
-    let mut bytes = [0; SEGMENT_HEADER_BYTES];
-    let read = read_full(file, &mut bytes, 0)?;
-    Ok(SegmentHeader::decode(&bytes[..read]).ok())
 }
 
 #[cfg(all(test, not(loom)))]

@@ -31,7 +31,7 @@ use super::cursor::lowest_cursor;
 use super::format::{BLOCK_BYTES, Footer, SegmentHeader};
 use super::log_file::{LogFile, LogFolder};
 use super::names::SegmentName;
-use super::recovery::seal_file;
+use super::recovery::write_footer;
 use super::segments::SealedSegment;
 use super::status::StoreOperation;
 use crate::metrics::ledger::Counter;
@@ -339,7 +339,7 @@ impl<D: LogFolder> Keeper<D> {
                 Ok(())
             }
             // H3: nothing was lost by it, and an operator can change that.
-            Err((_, error)) if is_want_of_space(&error) => Err(error),
+            Err((StoreOperation::Seal, error)) if is_want_of_space(&error) => Err(error),
             Err((operation, error)) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 self.handover.failure.store((operation as u64) << 32 | u64::from(errno as u32), Ordering::Relaxed);
@@ -352,7 +352,8 @@ impl<D: LogFolder> Keeper<D> {
         let sealed_name = SegmentName::Sealed(self.header.node, self.header.first_sequence).to_string();
         let sealing_it = |error| (StoreOperation::Seal, error);
         if !sealing.is_whole {
-            seal_file(&self.active, &sealing.footer).map_err(|error| (StoreOperation::Sync, error))?;
+            write_footer(&self.active, &sealing.footer).map_err(sealing_it)?;
+            self.active.sync().map_err(|error| (StoreOperation::Sync, error))?;
             sealing.is_whole = true;
         }
         if !sealing.is_renamed {

@@ -12,8 +12,8 @@
 //! - `log_file` is the seam to the disk outside of the ring; the ring itself is [`crate::sys::io::Ring`].
 //! - `status` is what everybody else may know: watermarks, state, progress per inlet.
 //!
-//! Named invariants: F (`format`), K (`walk`), S (`segments`), V (`recovery`), O (`open`), G (`staging`), A (`appender`), H (`keeper`),
-//! R (`node_reader`), X (`repair`), D (`dead_letter`).
+//! Named invariants: F (`format`), K (`walk`), S (`segments`), V (`recovery`), B (`open`), G (`staging`), A (`appender`), H (`keeper`),
+//! N (`node_reader`), X (`repair`), D (`dead_letter`).
 //!
 //! What it does not do: replicate, compact.
 #![forbid(unsafe_code)]

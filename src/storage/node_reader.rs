@@ -1,18 +1,18 @@
 //! Reading whole logs: a node's segments in their order, also while an engine writes, seals and recycles them; several nodes' logs merged;
 //! everything checked.
 //!
-//! - **R1** Segments are read in the order of their sequences, each to its end; the next one is taken only if it follows. What is missing
+//! - **N1** Segments are read in the order of their sequences, each to its end; the next one is taken only if it follows. What is missing
 //!   between two is told as damage, or, where its loss was accepted, counted.
-//! - **R2** A segment that is renamed while it is read stays open. One that is recycled under the reader is noticed by its header, and told
+//! - **N2** A segment that is renamed while it is read stays open. One that is recycled under the reader is noticed by its header, and told
 //!   as [`ReadError::Overrun`], never as damage.
 
 use std::io;
 
-use super::format::{BatchHeader, BatchMark, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::log_file::{LogFile, LogFolder, read_full};
+use super::format::{BatchHeader, BatchMark, SegmentHeader};
+use super::log_file::{LogFile, LogFolder};
 use super::names::SegmentName;
 use super::reader::{LogReader, OwnedRecord, ReadError, Record};
-use super::segments::{SealedSegment, list};
+use super::segments::{SealedSegment, list, read_header};
 use super::walk::{Damage, Fault};
 use crate::sys::clock::WallNanos;
 use crate::wire::Priority;
@@ -62,7 +62,8 @@ impl<D: LogFolder> NodeReader<D> {
             let name = sealed.get(from).map_or(SegmentName::Active(node), |first| SegmentName::Sealed(node, *first));
             match open_segment(&folder, name) {
                 Ok(reader) => {
-                    return Ok(Self { folder, node, reader, name, since, follows: false, accepted_losses: 0, left: (0, 0, 0) });
+                    let accepted_losses = reader.segment().first_sequence - reader.segment().follows;
+                    return Ok(Self { folder, node, reader, name, since, follows: false, accepted_losses, left: (0, 0, 0) });
                 }
                 Err(other) => error = other,
             }
@@ -218,17 +219,13 @@ impl<D: LogFolder> NodeReader<D> {
         for _ in 0..LOOKS_MAX {
             let candidates = [SegmentName::Sealed(self.node, end), SegmentName::Active(self.node), SegmentName::Next(self.node)];
             for name in candidates {
-                let next = match open_segment(&self.folder, name) {
-                    Ok(next) => next,
-                    Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => continue,
-                    // A file that is prepared, or whose header is being written.
-                    Err(ReadError::NotALog(_)) => continue,
-                    Err(error) => return Err(error),
-                };
-                let is_other = next.segment().first_sequence >= end && next.segment() != self.reader.segment();
-                if is_other && self.reader.is_followed_by(next.segment()) {
-                    self.accepted_losses += next.segment().first_sequence - end;
-                    self.enter((name, next))?;
+                let Some(file) = self.folder.open_if_there(&name.to_string())? else { continue };
+                // None: a file that is prepared, or whose header is being written.
+                let Some(header) = read_header(&file)? else { continue };
+                let is_other = header.first_sequence >= end && header != *self.reader.segment();
+                if is_other && self.reader.is_followed_by(&header) {
+                    self.accepted_losses += header.first_sequence - end;
+                    self.enter((name, open_file(name, file)?))?;
                     return Ok(true);
                 }
             }
@@ -243,7 +240,7 @@ impl<D: LogFolder> NodeReader<D> {
                 self.enter((name, next))?;
                 Ok(true)
             }
-            // R1. The retention takes the oldest ones: what was to come next may have been among them.
+            // N1. The retention takes the oldest ones: what was to come next may have been among them.
             Some((_, next)) if self.is_oldest(next.segment().first_sequence)? => Err(self.overrun()?),
             Some((_, next)) => {
                 let resume = Some((0, next.segment().first_sequence));
@@ -287,11 +284,9 @@ impl<D: LogFolder> NodeReader<D> {
         Ok(list(&self.folder, self.node)?.sealed.first().is_none_or(|first| *first == first_sequence))
     }
 
-    /// R2: whether the file is another segment's now.
+    /// N2: whether the file is another segment's now.
     fn is_recycled(&self) -> io::Result<bool> {
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        let read = read_full(self.reader.file(), &mut bytes, 0)?;
-        Ok(SegmentHeader::decode(&bytes[..read]).ok().as_ref() != Some(self.reader.segment()))
+        Ok(read_header(self.reader.file())?.as_ref() != Some(self.reader.segment()))
     }
 
     /// Goes to the oldest segment there is now; what was lost on the way.
@@ -318,7 +313,10 @@ impl<D: LogFolder> NodeReader<D> {
 }
 
 fn open_segment<D: LogFolder>(folder: &D, name: SegmentName) -> Result<LogReader<D::File>, ReadError> {
-    let file = folder.open(&name.to_string())?;
+    open_file(name, folder.open(&name.to_string())?)
+}
+
+fn open_file<F: LogFile>(name: SegmentName, file: F) -> Result<LogReader<F>, ReadError> {
     match name {
         SegmentName::Sealed(..) => LogReader::open_sealed(file),
         SegmentName::Active(_) | SegmentName::Next(_) => LogReader::open(file),

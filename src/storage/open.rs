@@ -5,9 +5,9 @@
 //!          ─► rolls completed ─► mark "closed" ─► cut to length, synced
 //! ```
 //!
-//! - **O1** Every opening has an epoch of its own, durable before the first event of it is accepted: ids made from the epoch are unique
+//! - **B1** Every opening has an epoch of its own, durable before the first event of it is accepted: ids made from the epoch are unique
 //!   across restarts, also those of events that never reached the log.
-//! - **O2** A mark calls everything before it durable, and it is: the file was synced first. So damage to what an earlier run wrote
+//! - **B2** A mark calls everything before it durable, and it is: the file was synced first. So damage to what an earlier run wrote
 //!   is always told from a torn tail.
 
 use std::io;
@@ -89,7 +89,7 @@ pub struct OpenLog<D: LogFolder> {
 }
 
 impl<D: LogFolder> OpenLog<D> {
-    /// Recovers the log (or makes it), and begins a new epoch, durably (O1, O2).
+    /// Recovers the log (or makes it), and begins a new epoch, durably (B1, B2).
     ///
     /// # Errors
     /// See [`SegmentFault`].
@@ -97,7 +97,7 @@ impl<D: LogFolder> OpenLog<D> {
         let Recovered { report, sealed, active, header, mut so_far } = recover_all(&folder, &identity)?;
         let name = SegmentName::Active(identity.node);
         let epoch = so_far.epoch + 1;
-        // O2: what recovery found may be in the page cache only.
+        // B2: what recovery found may be in the page cache only.
         active.sync().map_err(SegmentFault::io(name, "sync"))?;
         let valid_bytes = so_far.offset;
         append_mark(&active, BatchMark::Opened, identity.wall, epoch, &mut so_far).map_err(|error| {

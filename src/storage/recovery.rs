@@ -22,7 +22,7 @@ use super::format::{BLOCK_BYTES, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, Forma
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::open::LogIdentity;
-use super::segments::{LogFault, SealedSegment, SegmentFault, check_place, survey};
+use super::segments::{LogFault, SealedSegment, SegmentFault, check_place, read_header, survey};
 use super::walk::{Damage, Fault, Step, Tail, Walk};
 use crate::sys::clock::WallNanos;
 
@@ -156,7 +156,7 @@ impl<D: LogFolder> Recovery<'_, D> {
         let so_far = *walk.so_far();
         let next = self.open(self.next_name())?;
         if let Some(next) = &next
-            && let Some(header) = self.header_of(next)?
+            && let Some(header) = read_header(next).map_err(SegmentFault::io(self.next_name(), "read"))?
             && so_far.is_followed_by(&header)
         {
             // Whatever lies behind the last batch is a footer in the making, or what was allocated.
@@ -190,16 +190,10 @@ impl<D: LogFolder> Recovery<'_, D> {
         Err(SegmentFault::damaged(self.active_name(), damage))
     }
 
-    fn header_of(&self, file: &D::File) -> Result<Option<SegmentHeader>, SegmentFault> {
-        let mut bytes = [0; super::format::SEGMENT_HEADER_BYTES];
-        let read = read_full(file, &mut bytes, 0).map_err(SegmentFault::io(self.next_name(), "read"))?;
-        Ok(SegmentHeader::decode(&bytes[..read]).ok())
-    }
-
     /// There is no active segment: the next one becomes it, if it goes on where the sealed ones end; else a new one is begun.
     fn activate_next(&mut self) -> Result<(), SegmentFault> {
         let next = self.open(self.next_name())?;
-        let header = next.as_ref().map(|next| self.header_of(next)).transpose()?.flatten();
+        let header = next.as_ref().map(read_header).transpose().map_err(SegmentFault::io(self.next_name(), "read"))?.flatten();
         let missing = |first_lost, resume| {
             SegmentFault::damaged(self.active_name(), Damage { offset: 0, fault: Fault::Missing, first_lost, resume })
         };
@@ -262,7 +256,7 @@ impl<D: LogFolder> Recovery<'_, D> {
     /// The active segment gets its footer and its name among the sealed ones.
     fn seal(&mut self, file: &D::File, header: SegmentHeader, footer: Footer) -> Result<(), SegmentFault> {
         let segment = SealedSegment { header, footer };
-        seal_file(file, &footer).map_err(SegmentFault::io(self.active_name(), "seal"))?;
+        write_footer(file, &footer).and_then(|()| file.sync()).map_err(SegmentFault::io(self.active_name(), "seal"))?;
         self.rename(self.active_name(), segment.name())?;
         self.sealed.push(segment);
         Ok(())
@@ -313,11 +307,10 @@ impl<D: LogFolder> Recovery<'_, D> {
     }
 }
 
-/// Ends a segment's file with its footer: nothing behind it, all of it durable. Again and again the same.
-pub(super) fn seal_file(file: &impl LogFile, footer: &Footer) -> std::io::Result<()> {
+/// Ends a segment's file with its footer: nothing behind it. Again and again the same; durable after a sync.
+pub(super) fn write_footer(file: &impl LogFile, footer: &Footer) -> std::io::Result<()> {
     file.write_at(&footer.encode(), footer.offset)?;
-    file.set_len(footer.offset + FOOTER_BYTES as u64)?;
-    file.sync()
+    file.set_len(footer.offset + FOOTER_BYTES as u64)
 }
 
 impl RecoveryReport {

@@ -17,8 +17,8 @@ use super::format::{
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::open::LogIdentity;
-use super::recovery::{recover, seal_file};
-use super::segments::{LogFault, SealedSegment, SegmentFault, list};
+use super::recovery::{recover, write_footer};
+use super::segments::{LogFault, SealedSegment, SegmentFault, list, read_header};
 use super::walk::{Damage, Fault, Step, Tail, Walk};
 
 /// Bytes copied at a time.
@@ -153,7 +153,7 @@ impl<D: LogFolder> Mender<'_, D> {
     /// X2: the segment says that it follows what is there, with a loss between. One that does not go on at all is put aside.
     fn mend_gap(&mut self, name: SegmentName) -> io::Result<Option<String>> {
         let file = self.folder.open(&name.to_string())?;
-        let header = header_of(&file)?;
+        let header = read_header(&file)?;
         let before = self.before(name)?;
         match (header, before) {
             (Some(header), Some(before)) if header.log_id == before.log_id && header.first_sequence >= before.end_sequence => {
@@ -299,17 +299,12 @@ impl<D: LogFolder> Mender<'_, D> {
         copy.set_len(0)?;
         write_header(&copy, &run.header)?;
         copy_bytes(file, run.from, run.footer.offset - FIRST_BATCH_OFFSET, &copy, FIRST_BATCH_OFFSET)?;
-        seal_file(&copy, &run.footer)?;
+        write_footer(&copy, &run.footer)?;
+        copy.sync()?;
         let name = SegmentName::Sealed(run.header.node, run.header.first_sequence);
         self.folder.rename(&making, &name.to_string())?;
         self.folder.sync()
     }
-}
-
-fn header_of(file: &impl LogFile) -> io::Result<Option<SegmentHeader>> {
-    let mut bytes = [0; SEGMENT_HEADER_BYTES];
-    let read = read_full(file, &mut bytes, 0)?;
-    Ok(SegmentHeader::decode(&bytes[..read]).ok())
 }
 
 fn write_header(file: &impl LogFile, header: &SegmentHeader) -> io::Result<()> {

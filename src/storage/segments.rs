@@ -106,6 +106,16 @@ impl SealedSegment {
     }
 }
 
+/// The header at the start of a file, if there is one.
+///
+/// # Errors
+/// Whatever reading says.
+pub(super) fn read_header(file: &impl LogFile) -> io::Result<Option<SegmentHeader>> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    let read = read_full(file, &mut bytes, 0)?;
+    Ok(SegmentHeader::decode(&bytes[..read]).ok())
+}
+
 /// The files of one node's log.
 #[derive(Clone, Debug, Default)]
 pub struct SegmentFiles {

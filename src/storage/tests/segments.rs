@@ -311,7 +311,7 @@ fn a_folder_that_refuses_to_seal_ends_the_store_and_want_of_space_does_not() {
     bench.ring.disk.stop_after(0);
     while bench.keep() {}
     bench.poll();
-    assert!(matches!(bench.log.status().state(), StoreState::Failed { operation: StoreOperation::Sync, .. }));
+    assert!(matches!(bench.log.status().state(), StoreState::Failed { operation: StoreOperation::Seal, .. }));
     assert!(bench.gate.is_store_unavailable());
 }
 
