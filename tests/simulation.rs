@@ -59,7 +59,7 @@ parts!(
 );
 
 /// What a hundred seeds must have met at least once: where one of these stays at zero, the simulation no longer tests it.
-const MET: [&str; 41] = [
+const MET: [&str; 44] = [
     "accept_backoff",
     "connection_waits batch",
     "connection_waits realtime",
@@ -91,6 +91,9 @@ const MET: [&str; 41] = [
     "log_allocations",
     "log_allocations_refused",
     "log_no_space",
+    "log_segments_prepared",
+    "log_segments_recycled",
+    "log_segments_sealed",
     "log_short_writes",
     "log_syncs",
     "parked_bytes",
