@@ -87,7 +87,7 @@ impl OptionSpec {
 
     /// Whether the flag alone means `on`.
     pub fn is_switch(&self) -> bool {
-        self.field == "strict"
+        matches!(self.field, "strict" | "accept_data_loss")
     }
 
     /// The option of a flag or key.
@@ -278,6 +278,18 @@ options! {
     commit_interval_us: u32 = "2000", Between(1, 10_000_000);
     /// Written bytes that start their group's sync.
     commit_bytes: ByteSize = "1MiB", Between(4_096, 1 << 30);
+    /// Bytes after which a segment of the log is sealed and the next one begun.
+    segment_bytes: ByteSize = "1GiB", Between(65_536, 1 << 40);
+    /// Bytes of sealed segments to keep, per node; beyond, the oldest are given up. 0: all are kept.
+    retention_bytes: ByteSize = "0", Any;
+    /// How long sealed segments are kept after their last record, seconds. 0: for ever.
+    retention_age_s: u64 = "0", Any;
+    /// Keeps what a named cursor (`eventstream tail --cursor`) has not passed, whatever the retention says.
+    retention_respects_cursors: OnOff = "off", Any;
+    /// Starts with a damaged log: what is damaged is put in quarantine, what is readable is kept, what is lost is said.
+    accept_data_loss: OnOff = "off", Any;
+    /// With less than this free on the log's file system no events are taken in.
+    min_free_bytes: ByteSize = "0", Any;
 
     /// How long a drain may take before what is left is given up, milliseconds.
     drain_timeout_ms: u64 = "10000", Between(1, 3_600_000);

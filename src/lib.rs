@@ -35,7 +35,7 @@
 //! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |
 //! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
 //! | [`process`] | realtime (alert rules), transactional (dedup, retries), batch (windows), handlers |
-//! | [`storage`] | appender, log format, recovery, reader, dead letters |
+//! | [`storage`] | appender, log format, segments and their keeper, recovery, readers, repair, dead letters |
 //! | [`control`], [`metrics`] | the node's level and gate; ledger, latencies, export, status |
 //! | [`pool`], [`wire`] | slots and tickets; the frame codec |
 //! | [`sys`] | every syscall: ring, probe, memory, sockets, topology |

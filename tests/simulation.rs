@@ -67,7 +67,7 @@ parts!(
 );
 
 /// What a hundred seeds must have met at least once: where one of these stays at zero, the simulation no longer tests it.
-const MET: [&str; 53] = [
+const MET: [&str; 56] = [
     "accept_backoff",
     "connection_waits batch",
     "connection_waits realtime",
@@ -106,6 +106,9 @@ const MET: [&str; 53] = [
     "log_allocations",
     "log_allocations_refused",
     "log_no_space",
+    "log_segments_prepared",
+    "log_segments_recycled",
+    "log_segments_sealed",
     "log_short_writes",
     "log_syncs",
     "parked_bytes",

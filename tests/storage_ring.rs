@@ -8,10 +8,10 @@ use eventstream::bus::lane::{LaneProducer, lane};
 use eventstream::control::NodeGate;
 use eventstream::metrics::ledger::LedgerCells;
 use eventstream::pool::{ClassStrides, EventHeader, OwnerLayout, PoolOwner, SharedPool, Source};
-use eventstream::storage::reader::{LogReader, verify};
+use eventstream::storage::node_reader::{NodeReader, verify};
 use eventstream::storage::{
-    Appender, AppenderCounters, AppenderOptions, AppenderParts, DataFolder, DiskFile, Durability, Inlet, InletProgress,
-    LogIdentity, OpenLog,
+    Appender, AppenderCounters, AppenderOptions, AppenderParts, DataFolder, DiskFolder, Durability, Inlet, InletProgress,
+    LogIdentity, OpenLog, SegmentOptions,
 };
 use eventstream::sys::clock::{Clock, HostClock, Nanos};
 use eventstream::sys::features::{Feature, Features};
@@ -21,29 +21,37 @@ use eventstream::wire::{Priority, Tier};
 
 const SEAT: u8 = 5;
 
+/// Far more than any disk lets through while a segment is prepared.
+const EVENTS_MAX: u64 = 20_000_000;
+
 struct Node {
     owner: PoolOwner,
     producer: LaneProducer,
     progress: InletProgress,
     appender: Appender,
     ring: Uring,
-    log: OpenLog<DiskFile>,
+    log: OpenLog<DiskFolder>,
+    is_direct: bool,
+    file_system: String,
     ledger: Arc<LedgerCells>,
     pushed: u64,
 }
 
 impl Node {
-    fn open(folder: &DataFolder, options: AppenderOptions, direct: bool, features: &Features) -> Self {
+    fn open(folder: &DataFolder, options: AppenderOptions, segments: SegmentOptions, features: &Features) -> Self {
         let strides = ClassStrides::new(64 << 10, 4096);
         let layout = OwnerLayout::with_standard_quotas([4096, 64, 4, 0, 0]);
         let arena = Arena::map(SharedPool::arena_bytes(&strides, std::slice::from_ref(&layout))).unwrap();
         let (pool, mut owners) = SharedPool::divide(arena, strides, &[layout]);
-        let log = folder.open_log(LogIdentity::random(0, HostClock.wall()), direct).unwrap();
+        let mut log = folder.open_log(LogIdentity::random(0, HostClock.wall()), segments).unwrap();
+        let file = log.keeper().unwrap().active();
+        let (is_direct, file_system) = (file.is_direct(), file.file_system());
+        log.start_keeper(|| {}).unwrap();
         let (producer, consumer) = lane(4096);
         let (inlet, progress) = Inlet::new(consumer);
         let ledger = Arc::new(LedgerCells::default());
         let parts = AppenderParts {
-            position: log.position().unwrap(),
+            position: log.position(),
             status: log.status().clone(),
             inlets: [vec![], vec![inlet], vec![]],
             pool,
@@ -56,7 +64,8 @@ impl Node {
         // Refused where locked memory is scarce: the writes are the same.
         let _ = ring.register_staging(&mut appender.staging_buffers().collect::<Vec<_>>());
         ring.enable().unwrap();
-        let mut node = Self { owner: owners.pop().unwrap(), producer, progress, appender, ring, log, ledger, pushed: 0 };
+        let owner = owners.pop().unwrap();
+        let mut node = Self { owner, producer, progress, appender, ring, log, is_direct, file_system, ledger, pushed: 0 };
         node.with_context(|appender, ctx| appender.start(ctx));
         node
     }
@@ -124,8 +133,7 @@ fn options(durability: Durability) -> AppenderOptions {
 
 /// Bodies say what they should be: their id, and as many bytes as follow from it.
 fn check_records(path: &Path) -> u64 {
-    let file = DiskFile::open_to_read(path).unwrap();
-    let mut reader = LogReader::open(&file).unwrap();
+    let mut reader = NodeReader::open(DiskFolder::to_read(path), 0).unwrap();
     let mut count = 0;
     while let Some(record) = reader.next().unwrap() {
         assert_eq!(record.sequence, count);
@@ -137,26 +145,45 @@ fn check_records(path: &Path) -> u64 {
 
 #[test]
 fn every_way_of_writing_stores_every_event() {
+    store_every_event(SegmentOptions::default(), 0);
+}
+
+#[test]
+fn every_way_of_writing_stores_every_event_over_many_segments() {
+    store_every_event(SegmentOptions { segment_bytes: 64 << 10, ..SegmentOptions::default() }, 3);
+}
+
+/// Stores 20,000 events, and more until so many segments have been begun: how soon the next one is ready is the disk's to say.
+fn store_every_event(segments: SegmentOptions, rolls: u32) {
     let (features, _) = Features::probe(&[]).unwrap();
     let (unregistered, _) = Features::probe(&[Feature::FixedBuffers]).unwrap();
     for durability in [Durability::None, Durability::Group, Durability::Always] {
         for (direct, features) in [(true, &features), (true, &unregistered), (false, &features)] {
             let place = tempfile::tempdir().unwrap();
             let folder = DataFolder::open(place.path(), 1).unwrap();
-            let mut node = Node::open(&folder, options(durability), direct, features);
+            let mut node = Node::open(&folder, options(durability), SegmentOptions { direct, ..segments }, features);
             // ext4 is known to take direct writes; elsewhere the page cache is as good an answer.
-            assert!(node.log.file().is_direct() == direct || node.log.file().file_system() != "ext4");
+            assert!(node.is_direct == direct || node.file_system != "ext4");
             node.push(20_000);
+            for _ in 0..rolls {
+                let before = node.log.status().segment();
+                while node.log.status().segment() == before {
+                    assert!(node.pushed < EVENTS_MAX, "the next segment is never ready");
+                    node.push(1000);
+                }
+            }
             node.drain();
-            assert_eq!(node.progress.get(), 20_000);
-            assert_eq!(node.ledger.cell(Source::Tcp, Tier::Transactional).stored.get(), 20_000);
+            let pushed = node.pushed;
+            assert_eq!(node.progress.get(), pushed);
+            assert_eq!(node.ledger.cell(Source::Tcp, Tier::Transactional).stored.get(), pushed);
             node.owner.collect();
             assert_eq!(node.owner.events_out(), 0);
             assert!(node.log.finish(HostClock.wall()).unwrap());
-            let report = verify(node.log.file()).unwrap();
-            assert_eq!((report.records, report.closed, report.torn), (20_000, true, None), "{durability:?} direct {direct}");
+            let report = verify(DiskFolder::to_read(place.path()), 0).unwrap();
+            assert_eq!((report.records, report.closed, report.torn), (pushed, true, None), "{durability:?} direct {direct}");
             assert_eq!(report.file_bytes, report.valid_bytes);
-            assert_eq!(check_records(&place.path().join("events.bin")), 20_000);
+            assert!(report.segments > u64::from(rolls), "{} segments", report.segments);
+            assert_eq!(check_records(place.path()), pushed);
         }
     }
 }
@@ -168,15 +195,14 @@ fn what_was_written_is_there_after_an_end_without_ceremony() {
     let mut expected = 0;
     for epoch in 1..=4 {
         let folder = DataFolder::open(place.path(), 1).unwrap();
-        let mut node = Node::open(&folder, options(Durability::Group), true, &features);
+        let mut node = Node::open(&folder, options(Durability::Group), SegmentOptions::default(), &features);
         assert_eq!((node.log.epoch(), node.log.report().records, node.log.report().cut_bytes), (epoch, expected, 0));
         node.push(1000 + u64::from(epoch));
         node.drain();
         expected = node.log.status().written_sequence();
         // No finish: preallocated zeros stay behind the last batch.
     }
-    let path = place.path().join("events.bin");
-    assert_eq!(check_records(&path), expected);
-    let report = verify(&DiskFile::open_to_read(&path).unwrap()).unwrap();
+    assert_eq!(check_records(place.path()), expected);
+    let report = verify(DiskFolder::to_read(place.path()), 0).unwrap();
     assert!(report.file_bytes > report.valid_bytes && report.is_whole() && !report.closed);
 }

@@ -15,6 +15,7 @@ mod parts;
 pub mod send;
 pub mod serve;
 pub mod status;
+pub mod tail;
 pub mod topology;
 
 use std::ffi::OsString;
@@ -127,6 +128,8 @@ pub enum Command {
     Topology(topology::TopologyCommand),
     /// Reads a log.
     Log(log::LogCommand),
+    /// Follows a log.
+    Tail(tail::TailCommand),
     /// Looks at dead letters, sends them again, removes them.
     Dlq(dlq::DlqCommand),
     /// Sends events.
@@ -144,17 +147,22 @@ impl Command {
             Command::Status(command) => command.run(out),
             Command::Doctor(command) => command.run(parts.probe_host, out),
             Command::Topology(command) => command.run(parts.plan_cores, out),
-            Command::Log(command) => match command.run(out) {
-                Ok(log::LogOutcome::Whole) => Ok(ExitStatus::Ok),
-                Ok(log::LogOutcome::Damaged) => Ok(ExitStatus::DamagedData),
-                Err(error) => Err(parts::three_lines(ExitStatus::Runtime, &error)),
-            },
+            Command::Log(command) => log_exit(command.run(out)),
+            Command::Tail(command) => log_exit(command.run(out)),
             Command::Dlq(command) => command.run(out),
             Command::Send(command) => command.run().map(|()| ExitStatus::Ok).map_err(|error| {
                 let code = if error.is_usage() { ExitStatus::Usage } else { ExitStatus::Runtime };
                 parts::three_lines(code, &error)
             }),
         }
+    }
+}
+
+fn log_exit(result: Result<log::LogOutcome, log::LogCommandError>) -> Result<ExitStatus, CommandError> {
+    match result {
+        Ok(log::LogOutcome::Whole) => Ok(ExitStatus::Ok),
+        Ok(log::LogOutcome::Damaged) => Ok(ExitStatus::DamagedData),
+        Err(error) => Err(parts::three_lines(ExitStatus::Runtime, &error)),
     }
 }
 

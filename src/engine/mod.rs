@@ -46,9 +46,8 @@ use crate::report::{DrainCause, DrainSummary, StartReport};
 use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
 use crate::storage::dead_letter::DeadLetterQueue;
 use crate::storage::folder::DataFolder;
-use crate::storage::log_file::DiskFile;
-use crate::storage::recovery::{LogIdentity, OpenLog};
 use crate::storage::status::StoreState;
+use crate::storage::{DiskFolder, LogIdentity, OpenLog};
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::sys::features::{Feature, Features};
 use crate::sys::findings::{Finding, HostNeeds, Severity, host_findings};
@@ -88,7 +87,7 @@ struct Handlers {
 /// One node while it runs.
 struct RunningNode {
     view: NodeView,
-    log: Option<OpenLog<DiskFile>>,
+    log: Option<OpenLog<DiskFolder>>,
     store_watch: StoreWatch,
     pool: Arc<SharedPool>,
 }
@@ -391,7 +390,7 @@ fn open_logs(
     folder: &DataFolder,
     nodes: usize,
     report: &mut StartReport,
-) -> Result<Vec<Option<OpenLog<DiskFile>>>, EngineError> {
+) -> Result<Vec<Option<OpenLog<DiskFolder>>>, EngineError> {
     if config.storage == OnOff::Off {
         report.data_dir = None;
         return Ok((0..nodes).map(|_| None).collect());
@@ -399,7 +398,12 @@ fn open_logs(
     let mut logs = Vec::new();
     for node in 0..nodes {
         let identity = LogIdentity::random(node as u32, HostClock.wall());
-        let log = folder.open_log(identity, true).map_err(EngineError::Folder)?;
+        if config.accept_data_loss == OnOff::On {
+            let mended = folder.mend_log(identity, false).map_err(EngineError::Folder)?;
+            report.logs.extend(mended.iter().map(ToString::to_string));
+        }
+        let mut log = folder.open_log(identity, options::segments(config)).map_err(EngineError::Folder)?;
+        log.start_keeper(helper_thread_setup).map_err(|error| EngineError::io("start the keeper of a log", error))?;
         report.logs.push(log.describe());
         logs.push(Some(log));
     }

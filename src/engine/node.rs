@@ -29,8 +29,7 @@ use crate::process::{
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
 use crate::storage::dead_letter::DeadLetterQueue;
-use crate::storage::log_file::DiskFile;
-use crate::storage::recovery::OpenLog;
+use crate::storage::{DiskFolder, OpenLog};
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::sys::features::Features;
 use crate::sys::findings::Finding;
@@ -77,7 +76,7 @@ pub(super) struct NodeParts<'a> {
     /// For what is counted by topic class.
     pub(super) classes: &'a Arc<TopicClasses>,
     pub(super) dead_letters: &'a DeadLetterQueue,
-    pub(super) log: Option<&'a OpenLog<DiskFile>>,
+    pub(super) log: Option<&'a OpenLog<DiskFolder>>,
     /// Distinguishes the ids of this start from those of others.
     pub(super) epoch: u32,
     pub(super) handlers: &'a Handlers,
@@ -450,7 +449,7 @@ impl Builder<'_> {
         let counters: Arc<AppenderCounters> = Arc::default();
         let largest = self.parts.pool.strides().payload_bytes(SlotClass::Large);
         let parts = AppenderParts {
-            position: log.position().map_err(|error| EngineError::io("read the end of the log", error))?,
+            position: log.position(),
             status: log.status().clone(),
             inlets: std::mem::take(&mut self.inlets),
             pool: self.parts.pool.clone(),
@@ -470,6 +469,7 @@ impl Builder<'_> {
             self.view.latencies.extend(names.iter().copied().zip(histograms.iter().cloned()));
         }
         self.view.measured.push(counters.clone());
+        self.view.measured.push(log.keeper_counters().clone());
         self.view.appender = Some(counters);
         Ok(Some(AnyAgent::Appender(Box::new(agent))))
     }

@@ -12,6 +12,7 @@ use crate::process::{
     TransactionalOptions, WindowDefinition, WindowLogOptions,
 };
 use crate::runner::Idle;
+use crate::storage::SegmentOptions;
 use crate::storage::appender::AppenderOptions;
 use crate::storage::dead_letter::DeadLetterOptions;
 use crate::storage::rotating_file::RotatingFileLimits;
@@ -230,6 +231,18 @@ pub(super) fn appender(config: &Config, largest_payload_bytes: usize) -> Appende
         commit_interval: Nanos::from_micros(u64::from(config.commit_interval_us)),
         commit_bytes: config.commit_bytes.0,
         ..defaults
+    }
+}
+
+/// A log's segments.
+pub(super) fn segments(config: &Config) -> SegmentOptions {
+    SegmentOptions {
+        segment_bytes: config.segment_bytes.0,
+        retention_bytes: config.retention_bytes.0,
+        retention_age_s: config.retention_age_s,
+        min_free_bytes: config.min_free_bytes.0,
+        keep_for_cursors: config.retention_respects_cursors == OnOff::On,
+        ..SegmentOptions::default()
     }
 }
 

@@ -50,6 +50,6 @@ fn an_engine_that_is_dropped_is_stopped() {
 }
 
 fn stored_ids(folder: &std::path::Path) -> Vec<u64> {
-    let file = DiskFile::open_to_read(&folder.join("events.bin")).unwrap();
+    let file = crate::storage::DiskFile::open_to_read(&folder.join("events.bin")).unwrap();
     LogReader::open(&file).unwrap().into_records().map(|record| record.unwrap().id).collect()
 }

@@ -13,7 +13,7 @@ use super::rng::Rng;
 use super::scheduler::{Pace, Scheduler};
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::pool::{ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
-use crate::storage::LogFile;
+use crate::storage::{LogFile, LogFolder};
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Fd, GroupId, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};
@@ -184,7 +184,7 @@ fn rough() -> Faults {
 fn run(seed: u64) -> (Vec<u8>, Vec<Vec<u8>>, Account) {
     let mut rng = Rng::new(seed);
     let ring = SimRing::new(rng.next_u64(), rough());
-    let (listener, file) = (ring.listen(), ring.disk().create());
+    let (listener, file) = (ring.listen(), ring.disk().create("echo").expect("an empty disk"));
     let pace = Pace { kernel: 300, completions: 250, time: 50, stalls: 5, stall_max: Nanos::from_millis(1) };
     let mut scheduler = Scheduler::new(ring.clone(), rng.fork(), pace);
     let echo = Rc::new(RefCell::new(Echo::new(listener, file.clone())));
@@ -284,7 +284,7 @@ fn a_token_used_twice_is_caught() {
 #[should_panic(expected = "a second write in flight")]
 fn a_second_write_on_one_file_is_caught() {
     let (mut ring, _) = idle_ring();
-    let fd = ring.disk().create().fd();
+    let fd = ring.disk().create("echo").expect("an empty disk").fd();
     for kind in 0..2 {
         let buffer = StagingBuffer::map(4096).expect("a small mapping");
         ring.write(Token::new(0, kind, 0, 0), fd, buffer, 0..4096, 0, WriteSync::None);

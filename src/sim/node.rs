@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::disk::SimFile;
+use super::disk::SimDisk;
 use super::frames;
 use super::ring::SimRing;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario, UdpManner};
@@ -25,7 +25,7 @@ use crate::process::{
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
-use crate::storage::{LogIdentity, OpenLog};
+use crate::storage::{LogIdentity, OpenLog, SegmentOptions};
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
@@ -63,7 +63,7 @@ pub struct SimNode {
     /// Each agent's part.
     pub ledgers: Vec<Arc<LedgerCells>>,
     /// The log, if events are stored.
-    pub log: Option<OpenLog<SimFile>>,
+    pub log: Option<OpenLog<SimDisk>>,
     /// Dead letters on their way.
     pub letters: DeadLetterQueue,
     /// Takes dead letters off their queue.
@@ -174,7 +174,8 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
     let producers = publisher_pools.into_iter().zip(senders).enumerate();
     let producers = producers.map(|(number, (pool, tiers))| builder.producer(number, pool, tiers, log.as_ref())).collect();
     let Builder { letters, process, ingest, shed, ledgers, appended, windowed, .. } = builder;
-    let measured: Vec<Arc<dyn Measured>> = vec![process, ingest, shed, appended, letters.counters().clone(), control.clone()];
+    let mut measured: Vec<Arc<dyn Measured>> = vec![process, ingest, shed, appended, letters.counters().clone(), control.clone()];
+    measured.extend(log.as_ref().map(|log| log.keeper_counters().clone() as Arc<dyn Measured>));
     SimNode {
         listener,
         udp,
@@ -227,9 +228,15 @@ impl Builder<'_> {
         self.ledgers[self.ledgers.len() - 1].clone()
     }
 
-    fn open_log(&self) -> OpenLog<SimFile> {
+    fn open_log(&self) -> OpenLog<SimDisk> {
         let identity = LogIdentity { node: 0, log_id: self.scenario.seed | 1, wall: self.ring.wall() };
-        OpenLog::open(self.ring.disk().create(), identity).expect("an empty file on an empty disk")
+        let segments = SegmentOptions {
+            segment_bytes: self.scenario.segment_bytes,
+            retention_bytes: self.scenario.retention_bytes,
+            min_free_bytes: u64::from(self.scenario.min_free),
+            ..SegmentOptions::default()
+        };
+        OpenLog::open(self.ring.disk(), identity, segments).expect("an empty disk")
     }
 
     #[allow(clippy::type_complexity)] // Three things that only `build` takes apart.
@@ -237,7 +244,7 @@ impl Builder<'_> {
         &mut self,
         pool: PoolOwner,
         tiers: [TierSender; Tier::COUNT],
-        log: Option<&OpenLog<SimFile>>,
+        log: Option<&OpenLog<SimDisk>>,
     ) -> (Fd, Option<(Fd, Fd)>, Rc<RefCell<Reactor>>) {
         let scenario = self.scenario;
         let gro = scenario.udp == UdpManner::Gro;
@@ -285,7 +292,7 @@ impl Builder<'_> {
         number: usize,
         pool: PoolOwner,
         tiers: [TierSender; Tier::COUNT],
-        log: Option<&OpenLog<SimFile>>,
+        log: Option<&OpenLog<SimDisk>>,
     ) -> Producer {
         Producer::new(ProducerWiring {
             pool,
@@ -369,7 +376,7 @@ impl Builder<'_> {
         (shared(Control::new(thresholds, wiring)), status)
     }
 
-    fn appender(&mut self, log: &OpenLog<SimFile>) -> SharedAgent {
+    fn appender(&mut self, log: &OpenLog<SimDisk>) -> SharedAgent {
         let options = AppenderOptions {
             staging_bytes: AppenderOptions::staging_bytes_min(FRAME_BYTES_MAX as usize + 64),
             flush_events: self.scenario.flush_events,
@@ -379,7 +386,7 @@ impl Builder<'_> {
             ..AppenderOptions::default()
         };
         let parts = AppenderParts {
-            position: log.position().expect("the file can be read"),
+            position: log.position(),
             status: log.status().clone(),
             inlets: std::mem::take(&mut self.inlets),
             pool: self.pool.clone(),
@@ -392,7 +399,7 @@ impl Builder<'_> {
 }
 
 /// The first id of a producer: the log's epoch, the producer's number, a running number.
-fn id_base(log: Option<&OpenLog<SimFile>>, producer: u64) -> u64 {
+fn id_base(log: Option<&OpenLog<SimDisk>>, producer: u64) -> u64 {
     u64::from(log.map_or(1, OpenLog::epoch)) << 48 | producer << 40
 }
 

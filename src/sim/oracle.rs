@@ -8,8 +8,8 @@
 //! - **O4** Of one connection or publisher and tier, events are in the log in the order in which they were sent.
 //! - **O5** After the drain every slot is free, nothing is in flight, no connection is open.
 //! - **O6** As many dead letters were sent as the ledger says.
-//! - **O7** Whatever is called written can be read from the log at that moment; whatever is called durable, from what a power cut would
-//!   leave of it.
+//! - **O7** Whatever is called written can be read from the log at that moment, and survives the end of the process; whatever is called
+//!   durable is there after recovery of what a power cut would leave, whichever of names and bytes it leaves.
 //! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, every event has its outcome, and the level
 //!   is HEALTHY again. No drain is needed for that.
 //! - **O9** Windows side by side hold each BATCH event whose handler is done, once, when the node is drained.
@@ -17,13 +17,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::clients::Account;
-use super::disk::SimFile;
+use super::disk::{Left, SimDisk};
 use super::frames::{self, FrameKey};
 use crate::agent::Holding;
 use crate::metrics::ledger::{DropReason, Ledger};
 use crate::pool::Source;
-use crate::storage::OpenLog;
-use crate::storage::reader::{LogReader, OwnedRecord};
+use crate::storage::node_reader::NodeReader;
+use crate::storage::reader::OwnedRecord;
+use crate::storage::recovery::recover;
+use crate::storage::{LogIdentity, StoreStatus};
+use crate::sys::clock::WallNanos;
 use crate::wire::{Priority, Tier};
 
 /// An event as it was read back from the log.
@@ -59,6 +62,8 @@ pub struct LogRules {
     pub transactional_in_order: bool,
     /// The store has failed: what it was writing then counts as lost, and may be there all the same.
     pub store_failed: bool,
+    /// The first so many records were given up by the retention.
+    pub given_up: u64,
 }
 
 /// Whole frames by source and tier, as they reached the agents.
@@ -117,7 +122,7 @@ pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogR
             let found = log.iter().filter(|event| event.source == source && event.tier == tier).count() as u64;
             let terms = &ledger.terms[source.index()][tier.index()];
             let unsure = if rules.store_failed { terms.lost[DropReason::StoreUnavailable as usize] } else { 0 };
-            let stored = terms.stored..=terms.stored + unsure;
+            let stored = terms.stored.saturating_sub(rules.given_up)..=terms.stored + unsure;
             assert!(
                 stored.contains(&found),
                 "O3: {found} {} {} events in the log, {stored:?} stored",
@@ -126,6 +131,14 @@ pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogR
             );
         }
     }
+    let total = ledger.total();
+    let unsure = if rules.store_failed { total.lost[DropReason::StoreUnavailable as usize] } else { 0 };
+    let found = log.len() as u64 + rules.given_up;
+    assert!(
+        (total.stored..=total.stored + unsure).contains(&found),
+        "O3: {found} events in the log or given up, {} stored",
+        total.stored
+    );
     let (mut ids, mut times, mut last) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     for event in log {
         assert!(ids.insert(event.id), "O3: two events in the log are number {}", event.id);
@@ -146,18 +159,25 @@ pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogR
 /// O7.
 ///
 /// # Panics
-/// If the log does not reach as far as its watermarks.
-pub fn check_watermarks(log: &OpenLog<SimFile>) {
-    let (written, durable) = (log.status().written_sequence(), log.status().durable_sequence());
+/// If the log does not reach as far as its watermarks, or would not after a crash of one of these ways.
+pub fn check_watermarks(status: &StoreStatus, disk: &SimDisk, ways: &[Left]) {
+    let (written, durable) = (status.written_sequence(), status.durable_sequence());
     assert!(durable <= written, "O7: {durable} durable and {written} written");
-    let there = end_sequence(log.file());
+    let there = end_sequence(disk);
     assert!(there >= written, "O7: sequences below {written} are called written, those below {there} are there");
-    let left = end_sequence(&log.file().after_power_cut());
-    assert!(left >= durable, "O7: sequences below {durable} are called durable, those below {left} survive");
+    for left in ways.iter().copied() {
+        let after = disk.after_crash(left);
+        let promised = if left == Left::ALL { written } else { durable };
+        let report = recover(&after, &LogIdentity { node: 0, log_id: 1, wall: WallNanos(1) });
+        let report = report.unwrap_or_else(|fault| panic!("O7: after a crash that left {left:?}: {fault:?}"));
+        let kept = report.next_sequence;
+        assert!(kept >= promised, "O7: sequences below {promised} are promised, those below {kept} survive ({left:?})");
+        assert!(end_sequence(&after) == kept, "O7: what recovery says is there can be read ({left:?})");
+    }
 }
 
-fn end_sequence(file: &SimFile) -> u64 {
-    let mut reader = LogReader::open(file).expect("O7: the log has its header");
+fn end_sequence(disk: &SimDisk) -> u64 {
+    let mut reader = NodeReader::open(disk.clone(), 0).expect("O7: the log has its header");
     while reader.next_batch().expect("O7: nothing is damaged").is_some() {}
     reader.end_sequence()
 }
@@ -176,7 +196,7 @@ mod tests {
     use super::*;
     use crate::metrics::ledger::LedgerCells;
 
-    const RULES: LogRules = LogRules { dedup: true, transactional_in_order: true, store_failed: false };
+    const RULES: LogRules = LogRules { dedup: true, transactional_in_order: true, store_failed: false, given_up: 0 };
 
     /// Two frames sent once each, stored in order, and the ledger that says so.
     fn good() -> (Vec<Stored>, LedgerCells, Account) {

@@ -87,6 +87,12 @@ pub struct Scenario {
     pub flush_events: u32,
     /// Bytes allocated ahead; 0 = none.
     pub allocate_bytes: u64,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Bytes of sealed segments that are kept; 0 = all.
+    pub retention_bytes: u64,
+    /// Whether no event is taken in while the disk is full.
+    pub min_free: bool,
     /// Whether the disk fills up now and then.
     pub disk_fills: bool,
     /// What control takes for too much.
@@ -155,6 +161,9 @@ impl Scenario {
             publishers: (0..rng.between(0..=2)).map(|_| (rng.between(10..=120) as u32, frame_mix(rng))).collect(),
             service: rng.chance(400).then(|| (rng.between(10..=60) as u32, frame_mix(rng))),
             publisher_slots: [rng.between(4..=60) as u32, rng.between(2..=8) as u32, 1],
+            segment_bytes: *rng.pick(&[6 << 10, 20 << 10, 100 << 10, 1 << 20]),
+            retention_bytes: if rng.chance(150) { 20 << 10 } else { 0 },
+            min_free: rng.chance(300),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::clients::{Account, TcpClient, UdpClient};
+use super::disk::Left;
 use super::node::{self, SimNode, seat};
 use super::oracle::{self, Arrivals, LogRules, Stored};
 use super::publishers::SimPublisher;
@@ -13,8 +14,8 @@ use super::scheduler::Scheduler;
 use crate::control::Level;
 use crate::metrics::ledger::LedgerTerms;
 use crate::pool::Source;
-use crate::storage::reader::{LogReader, verify};
-use crate::storage::{LogFile, StoreState};
+use crate::storage::StoreState;
+use crate::storage::node_reader::{NodeReader, verify};
 use crate::sys::clock::{Clock, Nanos};
 
 /// Steps in which a run must have come to its end; the usual is some ten thousand.
@@ -240,7 +241,8 @@ impl<'a> World<'a> {
             oracle::check_balance(&self.node.ledger(), self.scheduler.holding());
         }
         if let Some(log) = self.node.log.as_ref().filter(|_| self.steps.is_multiple_of(WATERMARKS_EVERY)) {
-            oracle::check_watermarks(log);
+            let way = Left::WAYS[(self.steps / WATERMARKS_EVERY) as usize % Left::WAYS.len()];
+            oracle::check_watermarks(log.status(), &self.ring.disk(), &[way]);
         }
         if self.scheduler.is_quiet() {
             self.jump();
@@ -267,7 +269,9 @@ impl<'a> World<'a> {
     fn help(&mut self) -> bool {
         let sink: &mut dyn FnMut(&[u8]) -> bool = &mut |_| true;
         let letter = self.node.collector.collect(self.ring.now(), self.ring.wall(), sink).is_some();
-        let helped = self.node.windows.write_next() || letter;
+        let (now, wall) = (self.ring.now(), self.ring.wall());
+        let kept = self.node.log.as_mut().and_then(|log| log.keeper()).is_some_and(|keeper| keeper.work(now, wall));
+        let helped = self.node.windows.write_next() || letter || kept;
         if helped {
             self.scheduler.stir();
         }
@@ -381,19 +385,20 @@ impl<'a> World<'a> {
             assert_eq!(ledger.total().stored, 0, "O3: stored without a log");
             return 0;
         };
-        oracle::check_watermarks(log);
+        let disk = self.ring.disk();
+        oracle::check_watermarks(log.status(), &disk, &Left::WAYS);
         let store_failed = matches!(log.status().state(), StoreState::Failed { .. });
         if !store_failed {
             assert!(log.finish(self.ring.wall()).expect("a simulated file"), "a drained log can be closed");
-            assert!(verify(log.file()).expect("a log").is_whole(), "O3: the log is not whole");
+            assert!(verify(disk.clone(), 0).expect("a log").is_whole(), "O3: the log is not whole");
         }
-        let records = LogReader::open(log.file()).expect("a log").into_records();
+        let reader = NodeReader::open(disk.clone(), 0).expect("a log");
+        let given_up = reader.next_sequence();
+        let records = reader.into_records();
         let stored: Vec<Stored> = records.map(|record| Stored::from(record.expect("O3: a good record"))).collect();
         let transactional_in_order = self.scenario.handler != HandlerManner::Bad;
-        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order, store_failed };
+        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order, store_failed, given_up };
         oracle::check_log(&stored, &ledger, &self.account, rules);
-        let mut bytes = vec![0; log.file().bytes() as usize];
-        let read = log.file().read_at(&mut bytes, 0).expect("a simulated file");
-        crc32c::crc32c(&bytes[..read])
+        disk.content().values().fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes))
     }
 }

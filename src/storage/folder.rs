@@ -2,15 +2,19 @@
 //!
 //! A refused folder is left as it was: what can be seen without writing is looked at before the lock file is made.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::format::{BATCH_MAGIC, FIRST_BATCH_OFFSET, FORMAT_VERSION, SEGMENT_MAGIC};
-use super::log_file::DiskFile;
-use super::recovery::{LogFault, LogIdentity, OpenLog};
+use super::keeper::SegmentOptions;
+use super::log_file::DiskFolder;
+use super::names::SegmentName;
+use super::open::{LogIdentity, OpenLog};
+use super::repair::{Mended, accept_loss, repair};
+use super::segments::{LogFault, SegmentFault};
 use super::walk::Damage;
 use crate::sys::file::{FileLock, LockAttempt, try_lock};
 
@@ -115,14 +119,14 @@ impl OpenRefusal {
         }
     }
 
-    pub(super) fn of_fault(path: &Path, fault: LogFault) -> Self {
-        let path_buf = path.to_owned();
+    pub(super) fn of_fault(folder: &Path, SegmentFault { name, fault }: SegmentFault) -> Self {
+        let path = folder.join(name);
         match fault {
-            LogFault::Io { doing, error } => Self::of_io(doing, path, error),
-            LogFault::Foreign => OpenRefusal::Foreign { path: path_buf },
-            LogFault::Version { found } => OpenRefusal::Version { path: path_buf, found },
-            LogFault::OtherNode { found } => OpenRefusal::OtherNode { path: path_buf, found },
-            LogFault::Damaged(damage) => OpenRefusal::Damaged { path: path_buf, damage },
+            LogFault::Io { doing, error } => Self::of_io(doing, &path, error),
+            LogFault::Foreign => OpenRefusal::Foreign { path },
+            LogFault::Version { found } => OpenRefusal::Version { path, found },
+            LogFault::OtherNode { found } => OpenRefusal::OtherNode { path, found },
+            LogFault::Damaged(damage) => OpenRefusal::Damaged { path, damage },
         }
     }
 
@@ -192,10 +196,7 @@ impl OpenRefusal {
             OpenRefusal::Damaged { path, damage } => [
                 format!("{} is damaged; it was not changed", path.display()),
                 damage.to_string(),
-                format!(
-                    "look at it with `eventstream log verify`, then restore it or move it away (mv {0} {0}.damaged)",
-                    path.display()
-                ),
+                "look at it with `eventstream log verify`; restore it, or go on without what is lost: --accept-data-loss".into(),
             ],
         }
     }
@@ -266,7 +267,7 @@ impl DataFolder {
             return Err(OpenRefusal::NotAFolder { path: path.to_owned() });
         }
         for node in 0..nodes {
-            inspect(&path.join(log_file_name(node)))?;
+            inspect(&path.join(SegmentName::Active(node).to_string()))?;
         }
         let registration =
             Registration::new((facts.dev(), facts.ino())).ok_or_else(|| OpenRefusal::InUseHere { path: path.to_owned() })?;
@@ -279,42 +280,23 @@ impl DataFolder {
         &self.path
     }
 
-    /// Opens (or makes) the log of a node: recovered, its epoch begun, with direct writes where `direct` is set and the file system can.
+    /// Opens (or makes) the log of a node: recovered, its epoch begun.
     ///
     /// # Errors
     /// See [`OpenRefusal`].
-    pub fn open_log(&self, identity: LogIdentity, direct: bool) -> Result<OpenLog<DiskFile>, OpenRefusal> {
-        let path = self.path.join(log_file_name(identity.node));
-        let is_new = fs::symlink_metadata(&path).is_err();
-        let refused = |doing| {
-            let path = path.clone();
-            move |error| OpenRefusal::of_io(doing, &path, error)
-        };
-        let file = DiskFile::open(&path).map_err(refused("open"))?;
-        if !file.metadata().map_err(refused("look at"))?.is_file() {
-            return Err(OpenRefusal::NotAFile { path });
-        }
-        let mut log = OpenLog::open(file, identity).map_err(|fault| {
-            if is_new {
-                // Made a moment ago by this very call, and of no use.
-                let _ = fs::remove_file(&path);
-            }
-            OpenRefusal::of_fault(&path, fault)
-        })?;
-        if is_new {
-            // The name must survive a power cut too, not only the data.
-            File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(refused("sync the folder of"))?;
-        }
-        if direct {
-            log.file_mut().enable_direct();
-        }
-        Ok(log)
+    pub fn open_log(&self, identity: LogIdentity, options: SegmentOptions) -> Result<OpenLog<DiskFolder>, OpenRefusal> {
+        OpenLog::open(DiskFolder::new(&self.path), identity, options).map_err(|fault| OpenRefusal::of_fault(&self.path, fault))
     }
-}
 
-/// The name of a node's active log.
-pub fn log_file_name(node: u32) -> String {
-    if node == 0 { "events.bin".into() } else { format!("events.node{node}.bin") }
+    /// Mends whatever keeps the log of a node from being opened; with `all`, whatever else of it is damaged too. See [`super::repair`].
+    ///
+    /// # Errors
+    /// See [`OpenRefusal`].
+    pub fn mend_log(&self, identity: LogIdentity, all: bool) -> Result<Vec<Mended>, OpenRefusal> {
+        let folder = DiskFolder::new(&self.path);
+        let mended = if all { repair(&folder, &identity) } else { accept_loss(&folder, &identity) };
+        mended.map_err(|fault| OpenRefusal::of_fault(&self.path, fault))
+    }
 }
 
 /// Refuses what is certainly no log, without changing anything.

@@ -1,7 +1,7 @@
-//! The file seam: what opening, recovering, reading and closing a log ask of a file.
+//! The seam to files and their folder: what opening, recovering, reading, sealing and closing a log ask of them.
 //!
 //! While the engine runs, batches go through the ring ([`LogFile::fd`]); everything here blocks and is called from the engine's own
-//! thread or a command. The simulator's disk is the other implementation.
+//! thread, a helper thread or a command. The simulator's disk is the other implementation.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::format::BLOCK_BYTES;
-use crate::sys::file::file_system_name;
+use crate::sys::file::{allocate, file_system_name, free_bytes};
 use crate::sys::io::Fd;
 use crate::sys::memory::StagingBuffer;
 
@@ -54,8 +54,173 @@ pub trait LogFile {
     /// Whatever the file system says; never retried.
     fn sync(&self) -> io::Result<()>;
 
+    /// Reserves the blocks of the first `bytes`, without writing; the file has that length then. Where the file system can't, nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// Whatever the file system says, out of space above all.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Lets the ring's writes bypass the page cache, if file and file system can do that. Returns whether.
+    fn enable_direct(&mut self) -> bool;
+
     /// The descriptor for the ring's writes, in whole blocks of 4096 bytes from aligned memory.
     fn fd(&self) -> Fd;
+}
+
+impl<F: LogFile> LogFile for &F {
+    fn len(&self) -> io::Result<u64> {
+        F::len(self)
+    }
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        F::read_at(self, out, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        F::write_at(self, bytes, offset)
+    }
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        F::set_len(self, bytes)
+    }
+    fn sync(&self) -> io::Result<()> {
+        F::sync(self)
+    }
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        F::allocate(self, bytes)
+    }
+    /// A borrowed file stays as it is.
+    fn enable_direct(&mut self) -> bool {
+        false
+    }
+    fn fd(&self) -> Fd {
+        F::fd(self)
+    }
+}
+
+/// The folder that a log's files are in. Names are plain, without a path.
+pub trait LogFolder: std::fmt::Debug {
+    /// Its files.
+    type File: LogFile + std::fmt::Debug;
+
+    /// All names in it.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Opens a file that is there.
+    ///
+    /// # Errors
+    /// Whatever the file system says; `NotFound` where it is not there.
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Opens a file, and makes it if it is not there. The name is durable after [`LogFolder::sync`].
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn create(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Gives a file another name, at once; what had that name is gone. Durable after [`LogFolder::sync`].
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Takes a file's name away; its bytes are gone when nobody has it open any more.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes names durable.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Bytes that an ordinary user may still write to the file system.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    fn free_bytes(&self) -> io::Result<u64>;
+
+    /// As [`LogFolder::open`], `None` where the file is not there.
+    ///
+    /// # Errors
+    /// As [`LogFolder::open`], but for `NotFound`.
+    fn open_if_there(&self, name: &str) -> io::Result<Option<Self::File>> {
+        match self.open(name) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A folder on a disk.
+#[derive(Clone, Debug)]
+pub struct DiskFolder {
+    path: PathBuf,
+    /// Its files are opened to be read only.
+    only_to_read: bool,
+}
+
+impl DiskFolder {
+    /// A folder whose files are written.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), only_to_read: false }
+    }
+
+    /// A folder whose files are read, also while an engine writes them.
+    pub fn to_read(path: &Path) -> Self {
+        Self { path: path.to_owned(), only_to_read: true }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl LogFolder for DiskFolder {
+    type File = DiskFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        // What is not UTF-8 is not ours.
+        let names = std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn open(&self, name: &str) -> io::Result<DiskFile> {
+        let path = self.path.join(name);
+        let file = DiskFile::flags(0).read(true).write(!self.only_to_read).open(&path)?;
+        // A folder, device or pipe in its place.
+        if file.metadata()?.is_file() { Ok(DiskFile { file, direct: None, path }) } else { Err(not_a_file()) }
+    }
+
+    fn create(&self, name: &str) -> io::Result<DiskFile> {
+        let file = DiskFile::open(&self.path.join(name))?;
+        if file.file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        free_bytes(&File::open(&self.path)?)
+    }
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENXIO)
 }
 
 /// A log file on a disk.
@@ -95,13 +260,6 @@ impl DiskFile {
         options
     }
 
-    /// Lets the ring's writes bypass the page cache, if the file system can do that with blocks of 4096 bytes. Probed by doing: one
-    /// block is read. Returns whether it can.
-    pub fn enable_direct(&mut self) -> bool {
-        self.direct = self.probe_direct().ok();
-        self.direct.is_some()
-    }
-
     fn probe_direct(&self) -> io::Result<File> {
         let direct = Self::flags(libc::O_DIRECT).read(true).write(true).open(&self.path)?;
         let (one, other) = (self.file.metadata()?, direct.metadata()?);
@@ -129,10 +287,6 @@ impl DiskFile {
     pub fn file_system(&self) -> String {
         file_system_name(&self.file).unwrap_or_else(|_| "?".to_owned())
     }
-
-    pub(super) fn metadata(&self) -> io::Result<std::fs::Metadata> {
-        self.file.metadata()
-    }
 }
 
 impl LogFile for DiskFile {
@@ -156,13 +310,26 @@ impl LogFile for DiskFile {
         self.file.sync_all()
     }
 
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match allocate(&self.file, bytes) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// With blocks of 4096 bytes. Probed by doing: one block is read, so the file has to have one.
+    fn enable_direct(&mut self) -> bool {
+        self.direct = self.probe_direct().ok();
+        self.direct.is_some()
+    }
+
     fn fd(&self) -> Fd {
         Fd(self.direct.as_ref().unwrap_or(&self.file).as_raw_fd())
     }
 }
 
 /// Reads until `out` is full or the file ends. Returns the bytes read.
-pub(super) fn read_full(file: &(impl LogFile + ?Sized), out: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_full(file: &impl LogFile, out: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < out.len() {
         match file.read_at(&mut out[filled..], offset + filled as u64) {

@@ -1,19 +1,16 @@
-//! Reading logs: record after record, verified, in bounded memory; several nodes' logs merged; whole files checked.
+//! Reading segments: record after record, verified, in bounded memory. Whole logs are for [`super::node_reader`].
 //!
 //! Also while an engine writes: reading stops at the valid end. What looks damaged is read once more before it is called so: what a later
 //! batch calls durable was in the file before that batch was, so a second look sees it if it is there.
 
 use std::io;
 
-use super::format::{BatchHeader, BatchMark, FormatError, SegmentHeader, decode_record};
+use super::format::{BatchHeader, Footer, FormatError, SegmentHeader, decode_record};
 use super::log_file::LogFile;
 use super::walk::{Damage, Fault, Step, Tail, Walk};
 use crate::pool::Source;
 use crate::sys::clock::WallNanos;
 use crate::wire::{Priority, Tier};
-
-/// Damages listed by [`verify`]; more are counted.
-pub const DAMAGES_LISTED_MAX: usize = 64;
 
 /// Why reading can't go on.
 #[derive(Debug)]
@@ -24,6 +21,13 @@ pub enum ReadError {
     NotALog(FormatError),
     /// Durable data is gone; [`LogReader::skip`] goes on behind it.
     Damaged(Damage),
+    /// What was to be read next was recycled or removed by the retention; [`super::node_reader::NodeReader`] goes on behind it.
+    Overrun {
+        /// The first sequence that was not read.
+        first_lost: u64,
+        /// The sequence that is read next.
+        resume: u64,
+    },
     /// A batch whose checksum fits holds something that is no record: written by something else.
     Record {
         /// Where the batch begins.
@@ -39,6 +43,13 @@ impl std::fmt::Display for ReadError {
             ReadError::Io(error) => write!(f, "{error}"),
             ReadError::NotALog(error) => write!(f, "not a log of this engine: {error}"),
             ReadError::Damaged(damage) => write!(f, "{damage}"),
+            ReadError::Overrun { first_lost, resume } => {
+                write!(
+                    f,
+                    "records {first_lost} to {} were given up by the retention before they were read",
+                    resume.saturating_sub(1)
+                )
+            }
             ReadError::Record { offset, error } => write!(f, "no record in the batch at byte {offset}: {error}"),
         }
     }
@@ -115,9 +126,9 @@ impl Record<'_> {
     }
 }
 
-/// Reads one log from its beginning.
-pub struct LogReader<'f, F: LogFile + ?Sized> {
-    walk: Walk<'f, F>,
+/// Reads one segment from its beginning.
+pub struct LogReader<F: LogFile> {
+    walk: Walk<F>,
     payload: Vec<u8>,
     /// The batch in `payload`: where it begins in the file, and its next record.
     batch_offset: u64,
@@ -125,21 +136,52 @@ pub struct LogReader<'f, F: LogFile + ?Sized> {
     sequence: u64,
     records_left: u32,
     torn: Option<(Fault, u64)>,
+    footer: Option<Footer>,
+    /// What lies behind the last good batch is not looked at.
+    follows: bool,
 }
 
-impl<'f, F: LogFile + ?Sized> LogReader<'f, F> {
-    /// Opens a log.
+impl<F: LogFile> LogReader<F> {
+    /// Opens a segment: a file, or a reference to one.
     ///
     /// # Errors
     /// [`ReadError::Io`], [`ReadError::NotALog`].
-    pub fn open(file: &'f F) -> Result<Self, ReadError> {
+    pub fn open(file: F) -> Result<Self, ReadError> {
         let walk = Walk::open(file)?.map_err(ReadError::NotALog)?;
-        Ok(Self { walk, payload: Vec::new(), batch_offset: 0, at: 0, sequence: 0, records_left: 0, torn: None })
+        let (payload, torn, footer) = (Vec::new(), None, None);
+        Ok(Self { walk, payload, batch_offset: 0, at: 0, sequence: 0, records_left: 0, torn, footer, follows: false })
     }
 
-    /// The identity of the log.
+    /// Opens a segment that bears a sealed one's name: all of it has to be good.
+    ///
+    /// # Errors
+    /// As [`LogReader::open`].
+    pub fn open_sealed(file: F) -> Result<Self, ReadError> {
+        let mut reader = Self::open(file)?;
+        reader.walk.expect_footer();
+        Ok(reader)
+    }
+
+    /// For a reader that comes again and again to the end of a log that is being written: there it only looks whether the next batch
+    /// has come, and does not search what is allocated for evidence of damage. That is told when the segment is sealed.
+    pub(super) fn follow(&mut self) {
+        self.follows = true;
+    }
+
+    /// The segment bears a sealed one's name by now.
+    pub(super) fn expect_footer(&mut self) {
+        (self.follows, self.footer) = (false, None);
+        self.walk.expect_footer();
+    }
+
+    /// The identity of the segment.
     pub fn segment(&self) -> &SegmentHeader {
         self.walk.segment()
+    }
+
+    /// Its footer, once it was read to there.
+    pub fn footer(&self) -> Option<&Footer> {
+        self.footer.as_ref()
     }
 
     /// Where the valid part ends, as far as it was read.
@@ -172,6 +214,14 @@ impl<'f, F: LogFile + ?Sized> LogReader<'f, F> {
                     (self.sequence, self.records_left) = (header.first_sequence, header.record_count);
                     return Ok(Some(header));
                 }
+                Step::Sealed(footer) => {
+                    self.footer = Some(footer);
+                    return Ok(None);
+                }
+                Step::Stop(_) if self.follows => {
+                    self.walk.refresh();
+                    return Ok(None);
+                }
                 Step::Stop(fault) => fault,
             };
             let tail = self.walk.tail(fault)?;
@@ -200,13 +250,28 @@ impl<'f, F: LogFile + ?Sized> LogReader<'f, F> {
                 return Ok(None);
             }
         }
+        self.next_in_batch().map(Some)
+    }
+
+    /// How many records of the batch are still to come.
+    pub(super) fn records_left(&self) -> u32 {
+        self.records_left
+    }
+
+    /// Leaves out the rest of the batch.
+    pub(super) fn skip_batch(&mut self) {
+        self.records_left = 0;
+    }
+
+    /// The next record of the batch, which has one.
+    pub(super) fn next_in_batch(&mut self) -> Result<Record<'_>, ReadError> {
         let bad = |error| ReadError::Record { offset: self.batch_offset, error };
         let (record, used) = decode_record(&self.payload[self.at..]).map_err(bad)?;
         let sequence = self.sequence;
         self.at += used;
         self.sequence += 1;
         self.records_left -= 1;
-        Ok(Some(Record {
+        Ok(Record {
             node: self.walk.segment().node,
             sequence,
             id: record.header.id,
@@ -216,7 +281,7 @@ impl<'f, F: LogFile + ?Sized> LogReader<'f, F> {
             source: record.header.source,
             topic: record.topic,
             body: record.body,
-        }))
+        })
     }
 
     /// Goes on behind a damage, if anything can be read there. Returns whether.
@@ -226,8 +291,18 @@ impl<'f, F: LogFile + ?Sized> LogReader<'f, F> {
         true
     }
 
+    pub(super) fn file(&self) -> &F {
+        self.walk.file()
+    }
+
+    /// Whether `next` goes on right behind what was read.
+    pub(super) fn is_followed_by(&self, next: &SegmentHeader) -> bool {
+        let chain_fits = next.mended || self.walk.chain() == Some(next.chain);
+        next.log_id == self.segment().log_id && next.follows == self.walk.sequence() && chain_fits
+    }
+
     /// All that follows, each record with its own bytes. Ends after an error.
-    pub fn into_records(mut self) -> impl Iterator<Item = Result<OwnedRecord, ReadError>> + use<'f, F> {
+    pub fn into_records(mut self) -> impl Iterator<Item = Result<OwnedRecord, ReadError>> {
         let mut ended = false;
         std::iter::from_fn(move || {
             if ended {
@@ -238,172 +313,4 @@ impl<'f, F: LogFile + ?Sized> LogReader<'f, F> {
             next
         })
     }
-}
-
-/// How the records of several nodes are put in one order. Within a node it is always the order of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MergeOrder {
-    /// By time of receipt.
-    #[default]
-    Time,
-    /// By sequence, equal ones by node.
-    Sequence,
-}
-
-/// Several nodes' logs as one.
-pub struct MergedReader<'f, F: LogFile + ?Sized> {
-    sources: Vec<MergeSource<'f, F>>,
-    order: MergeOrder,
-}
-
-/// One log of a merge, and its next record.
-struct MergeSource<'f, F: LogFile + ?Sized> {
-    reader: LogReader<'f, F>,
-    head: Option<OwnedRecord>,
-    has_ended: bool,
-}
-
-impl<F: LogFile + ?Sized> MergeSource<'_, F> {
-    fn look_ahead(&mut self) -> Result<(), ReadError> {
-        if self.head.is_none() && !self.has_ended {
-            // Also after an error: it is told once, and the log has ended for this merge.
-            self.has_ended = true;
-            self.head = self.reader.next()?.map(|record| record.to_owned());
-            self.has_ended = self.head.is_none();
-        }
-        Ok(())
-    }
-}
-
-impl<'f, F: LogFile + ?Sized> MergedReader<'f, F> {
-    /// A merge of these logs, from where each reader stands.
-    pub fn new(readers: Vec<LogReader<'f, F>>, order: MergeOrder) -> Self {
-        let sources = readers.into_iter().map(|reader| MergeSource { reader, head: None, has_ended: false }).collect();
-        Self { sources, order }
-    }
-
-    /// The next record of all. `None` when all have ended.
-    ///
-    /// # Errors
-    /// See [`ReadError`]. Everything before it has been returned; a later call goes on with the other logs.
-    #[allow(clippy::should_implement_trait)] // An iterator would end after an error.
-    pub fn next(&mut self) -> Result<Option<OwnedRecord>, ReadError> {
-        for source in &mut self.sources {
-            source.look_ahead()?;
-        }
-        let order = self.order;
-        let key = |record: &OwnedRecord| match order {
-            MergeOrder::Time => (record.received_at.0, record.node, record.sequence),
-            MergeOrder::Sequence => (record.sequence, record.node, 0),
-        };
-        let with_record = self.sources.iter_mut().filter(|source| source.head.is_some());
-        Ok(with_record.min_by_key(|source| source.head.as_ref().map(key)).and_then(|first| first.head.take()))
-    }
-}
-
-/// What a whole file holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifyReport {
-    /// The identity of the log.
-    pub segment: SegmentHeader,
-    /// Bytes of the file.
-    pub file_bytes: u64,
-    /// Where its valid part ends.
-    pub valid_bytes: u64,
-    /// Good batches with records.
-    pub batches: u64,
-    /// Records in them.
-    pub records: u64,
-    /// Records by priority byte.
-    pub by_priority: [u64; Priority::ALL.len()],
-    /// Bytes of topics and bodies.
-    pub payload_bytes: u64,
-    /// The sequence after the last record.
-    pub end_sequence: u64,
-    /// The durable sequence that the last batch knew of.
-    pub durable_sequence: u64,
-    /// How often the log was opened.
-    pub openings: u64,
-    /// Whether it was closed in good order (else an engine writes it, or crashed).
-    pub closed: bool,
-    /// When the first and the last batch with records were sealed.
-    pub sealed_between: Option<(WallNanos, WallNanos)>,
-    /// The highest event id.
-    pub highest_event_id: u64,
-    /// What is behind the valid end, if that is not zeros.
-    pub torn: Option<(Fault, u64)>,
-    /// What is lost, the first [`DAMAGES_LISTED_MAX`].
-    pub damages: Vec<Damage>,
-    /// How many there are.
-    pub damage_count: u64,
-}
-
-impl VerifyReport {
-    /// Whether nothing that had been durable is lost.
-    pub fn is_whole(&self) -> bool {
-        self.damage_count == 0
-    }
-
-    fn add(&mut self, batch: &BatchHeader) {
-        self.durable_sequence = batch.durable_sequence;
-        self.closed = batch.mark == BatchMark::Closed;
-        self.openings += u64::from(batch.mark == BatchMark::Opened);
-        if batch.mark == BatchMark::Data {
-            self.batches += 1;
-            self.highest_event_id = self.highest_event_id.max(batch.highest_event_id);
-            let first = self.sealed_between.map_or(batch.sealed_at, |(first, _)| first);
-            self.sealed_between = Some((first, batch.sealed_at));
-        }
-    }
-}
-
-/// Reads every byte of a log and says what it holds and what is lost. Changes nothing.
-///
-/// # Errors
-/// [`ReadError::Io`], [`ReadError::NotALog`], [`ReadError::Record`].
-pub fn verify<F: LogFile + ?Sized>(file: &F) -> Result<VerifyReport, ReadError> {
-    let mut reader = LogReader::open(file)?;
-    let mut report = VerifyReport {
-        segment: *reader.segment(),
-        file_bytes: file.len()?,
-        valid_bytes: 0,
-        batches: 0,
-        records: 0,
-        by_priority: [0; Priority::ALL.len()],
-        payload_bytes: 0,
-        end_sequence: 0,
-        durable_sequence: 0,
-        openings: 0,
-        closed: false,
-        sealed_between: None,
-        highest_event_id: 0,
-        torn: None,
-        damages: Vec::new(),
-        damage_count: 0,
-    };
-    loop {
-        match reader.next_batch() {
-            Ok(Some(batch)) => report.add(&batch),
-            Ok(None) => break,
-            Err(ReadError::Damaged(damage)) => {
-                report.damage_count += 1;
-                if report.damages.len() < DAMAGES_LISTED_MAX {
-                    report.damages.push(damage);
-                }
-                if !reader.skip(&damage) {
-                    break;
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        while reader.records_left > 0 {
-            let record = reader.next()?.expect("the batch has records left");
-            report.records += 1;
-            report.by_priority[record.priority as usize] += 1;
-            report.payload_bytes += (record.topic.len() + record.body.len()) as u64;
-        }
-    }
-    (report.valid_bytes, report.end_sequence) = (reader.valid_bytes(), reader.end_sequence());
-    report.torn = reader.torn();
-    Ok(report)
 }

@@ -1,73 +1,41 @@
-//! Opening a log: recover what a crash left, begin a new epoch, and, at the end, close it in good order.
+//! Recovery: what a crash left of a log is brought to a state in which batches can be appended.
 //!
 //! ```text
-//! empty or torn at birth ─► header block, synced ─┐
-//! log ─► walk ─► clean tail ──────────────────────┼─► mark "opened" with the next epoch, synced ─► batches (the appender's) ─►
-//!           ├──► torn tail: cut, synced ──────────┘                                              mark "closed", cut to length, synced
-//!           └──► damage, another log, another version: refused, nothing changed
+//! sealed segments ─► headers and footers in a row? ──► no: damage
+//!   └─► active ─► walk ─► clean tail ───────────────────────────────────────────────► goes on in place
+//!         │          ├──► the next segment goes on exactly here: the roll is completed ─► its walk
+//!         │          ├──► torn tail: cut; with records sealed there, and a new segment begun
+//!         │          └──► damage, another log, another version: refused, nothing changed
+//!         └─► none (a roll was under way) ─► the next segment, if it goes on there; else one is begun
 //! ```
 //!
 //! - **V1** What is damaged is never changed; what is cut was never called durable by anything behind it (K2).
-//! - **V2** Recovering twice gives the same bytes: a clean tail of zeros is left alone, a cut one is clean afterwards.
-//! - **V3** Every opening has an epoch of its own, durable before the first event of it is accepted: ids made from the epoch are unique
-//!   across restarts, also those of events that never reached the log.
-//! - **V4** The mark calls everything before it durable, and it is: the file was synced first. So damage to what an earlier run wrote
-//!   is always told from a torn tail.
+//! - **V2** Recovering twice gives the same bytes: a clean tail is left alone, a cut one is clean afterwards.
+//! - **V3** Names change in one order: the next file's name is durable; the active one, sealed and synced, gets its sealed name, durable; the
+//!   next one, its header durable, becomes active, durable. So at any moment there is an active file or one that can become it, and each step
+//!   that a crash left undone is done here.
+//! - **V4** Time and memory are bounded: of sealed segments only the ends are read, of the active and the next one every byte.
 //!
-//! What it does not do: repair. The operator moves a damaged file away, or restores it.
+//! What it does not do: repair (see `repair.rs`), begin an epoch (see `open.rs`).
 
-use std::io;
-use std::sync::Arc;
-
-use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FormatError, SEGMENT_MAGIC, SegmentHeader,
-};
-use super::log_file::{LogFile, read_full};
-use super::status::{StoreState, StoreStatus};
+use super::format::{BLOCK_BYTES, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, FormatError, SEGMENT_MAGIC, SegmentHeader};
+use super::log_file::{LogFile, LogFolder, read_full};
+use super::names::SegmentName;
+use super::open::LogIdentity;
+use super::segments::{LogFault, SealedSegment, SegmentFault, check_place, read_header, survey};
 use super::walk::{Damage, Fault, Step, Tail, Walk};
 use crate::sys::clock::WallNanos;
-use crate::sys::io::Fd;
-
-/// Why a log can't be opened. Nothing in it was changed, but for `Io` while writing.
-#[derive(Debug)]
-pub enum LogFault {
-    /// A call failed.
-    Io {
-        /// Which one, for people: "read", "cut the torn tail of", …
-        doing: &'static str,
-        /// What it said.
-        error: io::Error,
-    },
-    /// Not a log of this engine.
-    Foreign,
-    /// A log of another version of the format.
-    Version {
-        /// The version found.
-        found: u16,
-    },
-    /// A log of another node.
-    OtherNode {
-        /// The node whose log it is.
-        found: u32,
-    },
-    /// Data that had been durable is gone.
-    Damaged(Damage),
-}
-
-fn doing(doing: &'static str) -> impl Fn(io::Error) -> LogFault {
-    move |error| LogFault::Io { doing, error }
-}
 
 /// What a log held when it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
-    /// Bytes of the file kept.
+    /// Bytes of the active segment kept.
     pub valid_bytes: u64,
     /// Bytes cut off: from the valid end to the last byte that was not zero.
     pub cut_bytes: u64,
     /// What was wrong with the first of them.
     pub cut_fault: Option<Fault>,
-    /// Good batches with records.
+    /// Good batches with records, in all segments.
     pub batches: u64,
     /// Records in them.
     pub records: u64,
@@ -83,306 +51,279 @@ pub struct RecoveryReport {
     pub last_sealed_at: Option<WallNanos>,
     /// Whether the last run closed it in good order (true for a new log).
     pub closed: bool,
+    /// Sealed segments.
+    pub segments: u64,
 }
 
 /// A log after recovery.
-#[derive(Clone, Copy, Debug)]
-struct Recovered {
-    report: RecoveryReport,
-    /// The identity and the chain value; `None`: the file is empty now, and a header has to be written.
-    log: Option<(SegmentHeader, u32)>,
+#[derive(Debug)]
+pub(super) struct Recovered<F> {
+    pub report: RecoveryReport,
+    pub sealed: Vec<SealedSegment>,
+    pub active: F,
+    pub header: SegmentHeader,
+    /// What the active segment's footer would say.
+    pub so_far: Footer,
 }
 
-/// Brings a file to a state in which batches can be appended: cuts a torn tail, refuses everything else that is not a log.
+/// Brings a node's log to a state in which batches can be appended: completes what a crash interrupted, cuts a torn tail, refuses
+/// everything else that is not a log. Makes a new one where there is none.
 ///
 /// # Errors
-/// See [`LogFault`].
-pub fn recover(file: &(impl LogFile + ?Sized)) -> Result<RecoveryReport, LogFault> {
-    recover_all(file).map(|recovered| recovered.report)
+/// See [`SegmentFault`].
+pub fn recover(folder: &impl LogFolder, identity: &LogIdentity) -> Result<RecoveryReport, SegmentFault> {
+    recover_all(folder, identity).map(|recovered| recovered.report)
 }
 
-fn recover_all(file: &(impl LogFile + ?Sized)) -> Result<Recovered, LogFault> {
-    let mut walk = match Walk::open(file).map_err(doing("read"))? {
-        Ok(walk) => walk,
-        Err(error) => return without_header(file, error),
-    };
-    let segment = *walk.segment();
-    let mut report =
-        RecoveryReport { next_sequence: segment.first_sequence, last_epoch: segment.epoch, closed: true, ..Default::default() };
-    let fault = loop {
-        match walk.step(None).map_err(doing("read"))? {
-            Step::Batch(header, _) => report.add(&header),
-            Step::Stop(fault) => break fault,
+pub(super) fn recover_all<D: LogFolder>(folder: &D, identity: &LogIdentity) -> Result<Recovered<D::File>, SegmentFault> {
+    let sealed = survey(folder, identity.node)?;
+    let mut recovery = Recovery { folder, identity, sealed, report: RecoveryReport { closed: true, ..Default::default() } };
+    let (active, header, so_far) = loop {
+        if let Some(found) = recovery.round()? {
+            break found;
         }
     };
-    report.valid_bytes = walk.offset();
-    match walk.tail(fault).map_err(doing("read"))? {
-        Tail::Clean => {}
-        Tail::Damaged(damage) => return Err(LogFault::Damaged(damage)),
-        Tail::Torn { fault, bytes } => {
-            (report.cut_bytes, report.cut_fault) = (bytes, Some(fault));
-            file.set_len(report.valid_bytes).and_then(|()| file.sync()).map_err(doing("cut the torn tail of"))?;
-        }
-    }
-    // A header block whose zeros were cut off: the rest of the block is the header's.
-    if file.len().map_err(doing("read"))? < FIRST_BATCH_OFFSET {
-        file.set_len(FIRST_BATCH_OFFSET).and_then(|()| file.sync()).map_err(doing("complete the header of"))?;
-    }
-    let chain = walk.chain().expect("a walk that met no damage knows its chain");
-    Ok(Recovered { report, log: Some((segment, chain)) })
+    recovery.remove_next(&so_far)?;
+    recovery.report.add_up(&recovery.sealed, &so_far);
+    let Recovery { sealed, report, .. } = recovery;
+    Ok(Recovered { report, sealed, active, header, so_far })
 }
 
-/// A file whose header can't be read: new, torn at birth, or nothing of ours.
-fn without_header(file: &(impl LogFile + ?Sized), error: FormatError) -> Result<Recovered, LogFault> {
-    if let FormatError::Version { found } = error {
-        return Err(LogFault::Version { found });
-    }
-    let mut block = [0; BLOCK_BYTES];
-    let read = read_full(file, &mut block, 0).map_err(doing("read"))?;
-    let bytes = file.len().map_err(doing("read"))?;
-    let begins_ours = block[..read.min(SEGMENT_MAGIC.len())] == SEGMENT_MAGIC[..read.min(SEGMENT_MAGIC.len())];
-    let is_zero = block.iter().all(|byte| *byte == 0);
-    // The header block is synced before anything else is written: a log that ends inside of it, or is all zero, was never more.
-    let torn_at_birth = bytes <= FIRST_BATCH_OFFSET && (is_zero || (begins_ours && error == FormatError::Short));
-    if torn_at_birth {
-        if bytes > 0 {
-            file.set_len(0).and_then(|()| file.sync()).map_err(doing("cut the torn header of"))?;
-        }
-        let cut_fault = (!is_zero).then_some(Fault::SegmentHeader(error));
-        let cut_bytes = if is_zero { 0 } else { bytes };
-        let report = RecoveryReport { cut_bytes, cut_fault, closed: true, ..Default::default() };
-        return Ok(Recovered { report, log: None });
-    }
-    let begins_whole = read >= SEGMENT_MAGIC.len() && begins_ours;
-    let first_batch = Walk::first_batch_anywhere(file).map_err(doing("read"))?;
-    match first_batch {
-        // Whatever happened to the magic: batches say that this was a log.
-        Some((at, header)) if begins_whole || at == FIRST_BATCH_OFFSET => {
-            let resume = Some((at, header.first_sequence));
-            Err(LogFault::Damaged(Damage {
-                offset: 0,
-                fault: Fault::SegmentHeader(error),
-                first_lost: header.first_sequence,
-                resume,
-            }))
-        }
-        None if begins_whole => {
-            Err(LogFault::Damaged(Damage { offset: 0, fault: Fault::SegmentHeader(error), first_lost: 0, resume: None }))
-        }
-        _ => Err(LogFault::Foreign),
-    }
-}
-
-impl RecoveryReport {
-    fn add(&mut self, header: &BatchHeader) {
-        self.last_epoch = header.epoch;
-        self.closed = header.mark == BatchMark::Closed;
-        self.next_sequence = header.end_sequence();
-        if header.mark == BatchMark::Data {
-            self.batches += 1;
-            self.records += u64::from(header.record_count);
-            self.highest_event_id = self.highest_event_id.max(header.highest_event_id);
-            self.first_sealed_at = self.first_sealed_at.or(Some(header.sealed_at));
-            self.last_sealed_at = Some(header.sealed_at);
-        }
-    }
-}
-
-/// Who opens a log.
-#[derive(Clone, Copy, Debug)]
-pub struct LogIdentity {
-    /// The node whose events these are.
-    pub node: u32,
-    /// A random number for a log that is made now (F4).
-    pub log_id: u64,
-    /// The wall clock, now.
-    pub wall: WallNanos,
-}
-
-impl LogIdentity {
-    /// The identity with a random log id.
-    pub fn random(node: u32, wall: WallNanos) -> Self {
-        use std::hash::{BuildHasher, Hasher};
-        // Seeded by the kernel's random numbers, SipHash: unguessable for senders (F4), and needs no crate.
-        let log_id = std::hash::RandomState::new().build_hasher().finish();
-        Self { node, log_id, wall }
-    }
-}
-
-/// Where an appender goes on.
-#[derive(Clone, Debug)]
-pub struct LogPosition {
-    /// What the ring writes to.
-    pub fd: Fd,
-    /// See [`SegmentHeader::log_id`].
-    pub log_id: u64,
-    /// The epoch of this opening.
-    pub epoch: u32,
-    /// Where the next batch begins.
-    pub offset: u64,
-    /// The bytes of its block before that place, which the next write repeats.
-    pub tail: Vec<u8>,
-    /// The chain value of the next batch.
-    pub chain: u32,
-    /// The sequence of the next record.
-    pub next_sequence: u64,
-    /// Bytes of the file allocated already.
-    pub allocated_bytes: u64,
-}
-
-/// An open log: recovered, its epoch begun.
-#[derive(Debug)]
-pub struct OpenLog<F: LogFile> {
-    file: F,
-    segment: SegmentHeader,
-    epoch: u32,
+struct Recovery<'a, D> {
+    folder: &'a D,
+    identity: &'a LogIdentity,
+    sealed: Vec<SealedSegment>,
     report: RecoveryReport,
-    status: Arc<StoreStatus>,
 }
 
-impl<F: LogFile> OpenLog<F> {
-    /// Recovers the log (or makes it), and begins a new epoch, durably (V3, V4).
-    ///
-    /// # Errors
-    /// See [`LogFault`].
-    pub fn open(file: F, identity: LogIdentity) -> Result<Self, LogFault> {
-        let Recovered { mut report, log } = recover_all(&file)?;
-        let (segment, chain) = match log {
-            Some((segment, _)) if segment.node != identity.node => return Err(LogFault::OtherNode { found: segment.node }),
-            Some(log) => log,
-            None => Self::create(&file, &identity)?,
-        };
-        if log.is_none() {
-            report.valid_bytes = FIRST_BATCH_OFFSET;
-        }
-        let status = Arc::new(StoreStatus::default());
-        status.set_written(report.next_sequence, report.valid_bytes, chain);
-        let epoch = report.last_epoch + 1;
-        let log = Self { file, segment, epoch, report, status };
-        // V4: what recovery found may be in the page cache only.
-        log.file.sync().map_err(doing("sync"))?;
-        log.append_mark(BatchMark::Opened, identity.wall).map_err(|error| {
-            // A torn mark would be cut at the next opening anyway.
-            let _ = log.file.set_len(report.valid_bytes);
-            LogFault::Io { doing: "begin an epoch in", error }
-        })?;
-        Ok(log)
+/// The active segment's file and header, and what its footer would say.
+type Active<F> = (F, SegmentHeader, Footer);
+
+impl<D: LogFolder> Recovery<'_, D> {
+    fn active_name(&self) -> SegmentName {
+        SegmentName::Active(self.identity.node)
     }
 
-    fn create(file: &F, identity: &LogIdentity) -> Result<(SegmentHeader, u32), LogFault> {
-        let header = SegmentHeader {
-            node: identity.node,
-            log_id: identity.log_id,
-            created_at: identity.wall,
-            first_sequence: 0,
-            epoch: 0,
+    fn next_name(&self) -> SegmentName {
+        SegmentName::Next(self.identity.node)
+    }
+
+    fn open(&self, name: SegmentName) -> Result<Option<D::File>, SegmentFault> {
+        self.folder.open_if_there(&name.to_string()).map_err(SegmentFault::io(name, "open"))
+    }
+
+    /// One look at the active segment; `None`: something was completed, look again.
+    fn round(&mut self) -> Result<Option<Active<D::File>>, SegmentFault> {
+        let name = self.active_name();
+        let Some(file) = self.open(name)? else {
+            self.activate_next()?;
+            return Ok(None);
         };
+        let walk = match Walk::open(&file).map_err(SegmentFault::io(name, "read"))? {
+            Ok(walk) => walk,
+            Err(error) => {
+                self.without_header(&file, error)?;
+                return Ok(None);
+            }
+        };
+        check_place(self.sealed.last(), walk.segment(), name)?;
+        let header = *walk.segment();
+        let Some(so_far) = self.walk(walk)? else { return Ok(None) };
+        // A header block whose zeros were cut off: the rest of the block is the header's.
+        if file.len().map_err(SegmentFault::io(name, "read"))? < FIRST_BATCH_OFFSET {
+            file.set_len(FIRST_BATCH_OFFSET)
+                .and_then(|()| file.sync())
+                .map_err(SegmentFault::io(name, "complete the header of"))?;
+        }
+        Ok(Some((file, header, so_far)))
+    }
+
+    /// Walks the active segment to its end, and does what is to be done there; `None`: it is sealed now.
+    fn walk(&mut self, mut walk: Walk<&D::File>) -> Result<Option<Footer>, SegmentFault> {
+        let name = self.active_name();
+        let reading = SegmentFault::io(name, "read");
+        self.report.closed = true;
+        let fault = loop {
+            match walk.step(None).map_err(&reading)? {
+                Step::Batch(header, _) => self.report.closed = header.mark == super::format::BatchMark::Closed,
+                Step::Sealed(footer) => {
+                    self.seal(walk.file(), *walk.segment(), footer)?;
+                    return Ok(None);
+                }
+                Step::Stop(fault) => break fault,
+            }
+        };
+        let so_far = *walk.so_far();
+        let next = self.open(self.next_name())?;
+        if let Some(next) = &next
+            && let Some(header) = read_header(next).map_err(SegmentFault::io(self.next_name(), "read"))?
+            && so_far.is_followed_by(&header)
+        {
+            // Whatever lies behind the last batch is a footer in the making, or what was allocated.
+            self.seal(walk.file(), *walk.segment(), so_far)?;
+            return Ok(None);
+        }
+        let tail = walk.tail(fault).map_err(&reading)?;
+        if let Tail::Damaged(damage) = tail {
+            return Err(SegmentFault::damaged(name, damage));
+        }
+        self.look_for_evidence(next.as_ref(), &so_far, fault)?;
+        let Tail::Torn { fault, bytes } = tail else { return Ok(Some(so_far)) };
+        (self.report.cut_bytes, self.report.cut_fault) = (self.report.cut_bytes + bytes, Some(fault));
+        if so_far.has_records() {
+            // Sealed where it was cut: what follows has an epoch and a file of its own.
+            self.write_next(&so_far.successor(self.identity.wall, so_far.epoch + 1))?;
+            self.seal(walk.file(), *walk.segment(), so_far)?;
+            return Ok(None);
+        }
+        let file = walk.file();
+        file.set_len(so_far.offset).and_then(|()| file.sync()).map_err(SegmentFault::io(name, "cut the torn tail of"))?;
+        Ok(Some(so_far))
+    }
+
+    /// K2, in the next segment: a batch there that calls durable what is missing here.
+    fn look_for_evidence(&self, next: Option<&D::File>, end: &Footer, fault: Fault) -> Result<(), SegmentFault> {
+        let Some(next) = next else { return Ok(()) };
+        let hit = Walk::evidence_in(next, end).map_err(SegmentFault::io(self.next_name(), "read"))?;
+        let Some((_, header)) = hit else { return Ok(()) };
+        let damage = Damage { offset: end.offset, fault, first_lost: end.end_sequence, resume: Some((0, header.first_sequence)) };
+        Err(SegmentFault::damaged(self.active_name(), damage))
+    }
+
+    /// There is no active segment: the next one becomes it, if it goes on where the sealed ones end; else a new one is begun.
+    fn activate_next(&mut self) -> Result<(), SegmentFault> {
+        let next = self.open(self.next_name())?;
+        let header = next.as_ref().map(read_header).transpose().map_err(SegmentFault::io(self.next_name(), "read"))?.flatten();
+        let missing = |first_lost, resume| {
+            SegmentFault::damaged(self.active_name(), Damage { offset: 0, fault: Fault::Missing, first_lost, resume })
+        };
+        match (self.sealed.last(), header) {
+            (Some(last), Some(header)) if last.footer.is_followed_by(&header) => {
+                // Its bytes may be in the page cache only.
+                next.as_ref().map_or(Ok(()), LogFile::sync).map_err(SegmentFault::io(self.next_name(), "sync"))?;
+            }
+            (Some(last), _) => {
+                let end = last.footer;
+                // V3: the next file was there before the active one got its sealed name.
+                let Some(next) = &next else { return Err(missing(end.end_sequence, None)) };
+                self.look_for_evidence(Some(next), &end, Fault::Missing)?;
+                self.write_next(&end.successor(self.identity.wall, end.epoch + 1))?;
+            }
+            (None, Some(header)) if header.first_sequence > 0 => {
+                return Err(missing(0, Some((0, header.first_sequence))));
+            }
+            (None, _) => self.write_next(&self.identity.first_segment())?,
+        }
+        self.rename(self.next_name(), self.active_name())
+    }
+
+    /// Takes away a next segment that was prepared and not needed, or that was used and does not continue what is there (a power cut kept
+    /// its batches, and not the ones before them): those are counted as cut.
+    fn remove_next(&mut self, end: &Footer) -> Result<(), SegmentFault> {
+        let name = self.next_name();
+        let Some(next) = self.open(name)? else { return Ok(()) };
+        if let Ok(mut walk) = Walk::open(&next).map_err(SegmentFault::io(name, "read"))?
+            && walk.segment().log_id == end.log_id
+            && walk.segment().first_sequence >= end.end_sequence
+        {
+            while let Step::Batch(..) = walk.step(None).map_err(SegmentFault::io(name, "read"))? {}
+            self.report.cut_bytes += walk.offset() - FIRST_BATCH_OFFSET;
+            self.report.cut_fault = self.report.cut_fault.or(Some(Fault::Discontinuous));
+        }
+        self.folder.remove(&name.to_string()).map_err(SegmentFault::io(name, "remove"))
+    }
+
+    /// Begins the next segment: a file with a header and nothing else, durable under its name.
+    fn write_next(&self, header: &SegmentHeader) -> Result<(), SegmentFault> {
+        let name = self.next_name();
         let mut block = [0; BLOCK_BYTES];
         let bytes = header.encode();
         block[..bytes.len()].copy_from_slice(&bytes);
-        file.write_at(&block, 0).and_then(|()| file.sync()).map_err(doing("write the header of"))?;
-        Ok(SegmentHeader::decode(&bytes).expect("just encoded"))
-    }
-
-    /// Writes a batch without records behind the last one, and syncs it.
-    fn append_mark(&self, mark: BatchMark, wall: WallNanos) -> io::Result<()> {
-        let (sequence, offset) = (self.status.written_sequence(), self.status.written_bytes());
-        let header = BatchHeader {
-            mark,
-            log_id: self.segment.log_id,
-            payload_bytes: 0,
-            record_count: 0,
-            first_sequence: sequence,
-            sealed_at: wall,
-            durable_sequence: sequence,
-            durable_bytes: offset,
-            highest_event_id: 0,
-            epoch: self.epoch,
-            chain: self.status.chain(),
-            payload_crc: 0,
+        let write = || {
+            let file = self.folder.create(&name.to_string())?;
+            file.set_len(0)?;
+            file.write_at(&block, 0)?;
+            file.sync()?;
+            self.folder.sync()
         };
-        let bytes = header.encode();
-        self.file.write_at(&bytes, offset)?;
-        self.file.sync()?;
-        let (_, crc) = BatchHeader::decode(&bytes).expect("just encoded");
-        self.status.set_written(sequence, offset + BATCH_HEADER_BYTES as u64, crc);
-        self.status.set_durable(sequence);
-        Ok(())
-    }
-
-    /// What recovery found and did, in a line.
-    pub fn describe(&self) -> String {
-        let RecoveryReport { records, next_sequence, cut_bytes, cut_fault, closed, .. } = self.report;
-        let cut = match cut_fault {
-            Some(fault) if cut_bytes > 0 => format!("{cut_bytes} bytes of a torn tail cut ({fault})"),
-            _ if closed => "closed in good order".to_owned(),
-            _ => "nothing cut".to_owned(),
-        };
-        format!("{records} events, next sequence {next_sequence}, epoch {}, {cut}", self.epoch)
-    }
-
-    /// What recovery found and did.
-    pub fn report(&self) -> &RecoveryReport {
-        &self.report
-    }
-
-    /// The epoch of this opening, from 1 on; no other opening of this log has it. The upper bits of event ids.
-    pub fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    /// The file.
-    pub fn file(&self) -> &F {
-        &self.file
-    }
-
-    pub(super) fn file_mut(&mut self) -> &mut F {
-        &mut self.file
-    }
-
-    /// Watermarks and state, shared with the appender.
-    pub fn status(&self) -> &Arc<StoreStatus> {
-        &self.status
-    }
-
-    /// Where the appender begins. For one appender.
-    ///
-    /// # Errors
-    /// Whatever reading the last block says.
-    pub fn position(&self) -> io::Result<LogPosition> {
-        let offset = self.status.written_bytes();
-        let block_start = offset - offset % BLOCK_BYTES as u64;
-        let mut tail = vec![0; (offset - block_start) as usize];
-        let read = read_full(&self.file, &mut tail, block_start)?;
-        if read < tail.len() {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-        }
-        Ok(LogPosition {
-            fd: self.file.fd(),
-            log_id: self.segment.log_id,
-            epoch: self.epoch,
-            offset,
-            tail,
-            chain: self.status.chain(),
-            next_sequence: self.status.written_sequence(),
-            allocated_bytes: self.file.len()?,
+        write().map_err(|error| {
+            // Of no use, and made a moment ago by this very call.
+            let _ = self.folder.remove(&name.to_string());
+            SegmentFault::io(name, "write the header of")(error)
         })
     }
 
-    /// Closes the log in good order once its appender is drained and its thread has ended: all synced, the mark behind the last
-    /// batch, the file cut to its length. Returns false, and leaves the file to the next recovery, if the store has failed, a write may
-    /// still be in flight, or there is no space.
-    ///
-    /// # Errors
-    /// Whatever syncing and cutting say.
-    pub fn finish(&mut self, wall: WallNanos) -> io::Result<bool> {
-        if self.status.state() != StoreState::Running || self.status.is_in_flight() {
-            return Ok(false);
+    /// The active segment gets its footer and its name among the sealed ones.
+    fn seal(&mut self, file: &D::File, header: SegmentHeader, footer: Footer) -> Result<(), SegmentFault> {
+        let segment = SealedSegment { header, footer };
+        write_footer(file, &footer).and_then(|()| file.sync()).map_err(SegmentFault::io(self.active_name(), "seal"))?;
+        self.rename(self.active_name(), segment.name())?;
+        self.sealed.push(segment);
+        Ok(())
+    }
+
+    fn rename(&self, from: SegmentName, to: SegmentName) -> Result<(), SegmentFault> {
+        let rename = self.folder.rename(&from.to_string(), &to.to_string()).and_then(|()| self.folder.sync());
+        rename.map_err(SegmentFault::io(from, "rename"))
+    }
+
+    /// An active file whose header can't be read: new, torn at birth, or nothing of ours. It is removed if there was never more.
+    fn without_header(&mut self, file: &D::File, error: FormatError) -> Result<(), SegmentFault> {
+        let name = self.active_name();
+        let reading = SegmentFault::io(name, "read");
+        let is = |fault| Err(SegmentFault { name: name.to_string(), fault });
+        if let FormatError::Version { found } = error {
+            return is(LogFault::Version { found });
         }
-        self.file.sync()?;
-        self.append_mark(BatchMark::Closed, wall)?;
-        self.file.set_len(self.status.written_bytes())?;
-        self.file.sync()?;
-        Ok(true)
+        let mut block = [0; BLOCK_BYTES];
+        let read = read_full(file, &mut block, 0).map_err(&reading)?;
+        let bytes = file.len().map_err(&reading)?;
+        let begins_ours = block[..read.min(SEGMENT_MAGIC.len())] == SEGMENT_MAGIC[..read.min(SEGMENT_MAGIC.len())];
+        let is_zero = block.iter().all(|byte| *byte == 0);
+        // What ends inside of the header block, or is all zero, holds no batch.
+        if bytes <= FIRST_BATCH_OFFSET && (is_zero || (begins_ours && error == FormatError::Short)) {
+            if !is_zero {
+                (self.report.cut_bytes, self.report.cut_fault) = (bytes, Some(Fault::SegmentHeader(error)));
+            }
+            self.write_next(&match self.sealed.last() {
+                Some(last) => last.footer.successor(self.identity.wall, last.footer.epoch + 1),
+                None => self.identity.first_segment(),
+            })?;
+            return self.rename(self.next_name(), self.active_name());
+        }
+        let begins_whole = read >= SEGMENT_MAGIC.len() && begins_ours;
+        let (fault, first_lost) = (Fault::SegmentHeader(error), self.sealed.last().map(|last| last.footer.end_sequence));
+        match Walk::first_batch_anywhere(file).map_err(&reading)? {
+            // Whatever happened to the magic: batches say that this was a log.
+            Some((at, header)) if begins_whole || at == FIRST_BATCH_OFFSET => {
+                let (resume, first_lost) = (Some((at, header.first_sequence)), first_lost.unwrap_or(header.first_sequence));
+                is(LogFault::Damaged(Damage { offset: 0, fault, first_lost, resume }))
+            }
+            None if begins_whole => {
+                is(LogFault::Damaged(Damage { offset: 0, fault, first_lost: first_lost.unwrap_or(0), resume: None }))
+            }
+            _ => is(LogFault::Foreign),
+        }
+    }
+}
+
+/// Ends a segment's file with its footer: nothing behind it. Again and again the same; durable after a sync.
+pub(super) fn write_footer(file: &impl LogFile, footer: &Footer) -> std::io::Result<()> {
+    file.write_at(&footer.encode(), footer.offset)?;
+    file.set_len(footer.offset + FOOTER_BYTES as u64)
+}
+
+impl RecoveryReport {
+    fn add_up(&mut self, sealed: &[SealedSegment], active: &Footer) {
+        self.valid_bytes = active.offset;
+        (self.next_sequence, self.last_epoch) = (active.end_sequence, active.epoch);
+        self.segments = sealed.len() as u64;
+        for footer in sealed.iter().map(|segment| &segment.footer).chain([active]).filter(|footer| footer.has_records()) {
+            self.batches += footer.batches;
+            self.records += footer.end_sequence - footer.first_sequence;
+            self.highest_event_id = self.highest_event_id.max(footer.highest_event_id);
+            self.first_sealed_at = self.first_sealed_at.or(Some(footer.sealed_between.0));
+            self.last_sealed_at = Some(footer.sealed_between.1);
+        }
     }
 }

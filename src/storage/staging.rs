@@ -3,15 +3,19 @@
 //! ```text
 //! buffer   [ carry | header | record record record …        | zeros ]      file offset of byte 0: a multiple of 4096
 //!            0      start    start+96              ▲ end      ▲ next multiple of 4096
-//! carry    the bytes of the file's last block before this batch, repeated exactly: a write covers whole blocks
+//! carry    the bytes of the file's last block before this batch, repeated exactly: a write covers whole blocks; in the first batch of a
+//!          segment the block of the segment's header
 //! ```
 //!
-//! Invariant **G1**: `start <= BLOCK_BYTES - 1`, `start + BATCH_HEADER_BYTES <= crc_end <= end <= buffer.len()`; the CRC covers the payload
+//! Invariant **G1**: `start < BLOCK_BYTES`, or `start == BLOCK_BYTES` behind a segment header; `start + BATCH_HEADER_BYTES <= crc_end <= end <= buffer.len()`; the CRC covers the payload
 //! up to `crc_end`.
 
-use super::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, RecordHeader, encode_record};
+use super::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, RecordHeader, SegmentHeader, encode_record,
+};
 use crate::pool::Source;
 use crate::sys::clock::{Nanos, WallNanos};
+use crate::sys::io::Fd;
 use crate::sys::memory::StagingBuffer;
 use crate::wire::Tier;
 
@@ -76,6 +80,9 @@ pub(super) struct SealFacts {
 #[derive(Debug)]
 pub(super) struct OpenBatch {
     buffer: StagingBuffer,
+    file: Fd,
+    /// The segment that begins with this batch.
+    begins: Option<SegmentHeader>,
     /// Where byte 0 of the buffer belongs in the file.
     offset: u64,
     start: usize,
@@ -84,6 +91,7 @@ pub(super) struct OpenBatch {
     crc_end: usize,
     pub(super) records: u32,
     highest_event_id: u64,
+    latest_receipt: WallNanos,
     pub(super) counts: Counts,
     pub(super) samples: Samples,
     /// When the first record came; meaningless without records.
@@ -93,14 +101,17 @@ pub(super) struct OpenBatch {
 /// A batch that is ready to be written, without its buffer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SealedBatch {
+    /// The file that it goes to.
+    pub file: Fd,
+    /// The segment that begins with it.
+    pub begins: Option<SegmentHeader>,
+    pub header: BatchHeader,
     /// Where byte 0 of the buffer belongs in the file.
     pub offset: u64,
     /// Bytes that matter.
     pub end: usize,
     /// Bytes to write: whole blocks.
     pub padded: usize,
-    pub records: u32,
-    pub end_sequence: u64,
     /// The chain value of the successor.
     pub chain: u32,
     pub counts: Counts,
@@ -108,9 +119,11 @@ pub(super) struct SealedBatch {
 
 impl OpenBatch {
     /// An empty batch at the place in the file where `carry` ends.
-    pub(super) fn new(buffer: StagingBuffer, offset: u64, carry: &[u8]) -> Self {
+    pub(super) fn new(buffer: StagingBuffer, file: Fd, offset: u64, carry: &[u8]) -> Self {
         let mut batch = Self {
             buffer,
+            file,
+            begins: None,
             offset: 0,
             start: 0,
             end: 0,
@@ -118,6 +131,7 @@ impl OpenBatch {
             crc_end: 0,
             records: 0,
             highest_event_id: 0,
+            latest_receipt: WallNanos(0),
             counts: Counts::default(),
             samples: Samples::default(),
             first_staged: Nanos(0),
@@ -128,13 +142,34 @@ impl OpenBatch {
     }
 
     fn reset(&mut self, offset: u64, start: usize) {
-        assert!(start < BLOCK_BYTES && offset.is_multiple_of(BLOCK_BYTES as u64), "G1: a batch begins in its first block");
+        let begins_well = start < BLOCK_BYTES || (start == BLOCK_BYTES && offset == 0);
+        assert!(begins_well && offset.is_multiple_of(BLOCK_BYTES as u64), "G1: a batch begins in its first block");
         (self.offset, self.start) = (offset, start);
         self.end = start + BATCH_HEADER_BYTES;
         (self.crc, self.crc_end) = (0, self.end);
-        (self.records, self.highest_event_id) = (0, 0);
+        (self.records, self.highest_event_id, self.latest_receipt) = (0, 0, WallNanos(0));
         self.counts = Counts::default();
         self.samples.clear();
+    }
+
+    /// The empty batch becomes the first of another segment: its write begins with the segment's header.
+    pub(super) fn begin_segment(&mut self, file: Fd, header: &SegmentHeader) {
+        debug_assert!(self.records == 0, "a batch belongs to one segment");
+        let bytes = header.encode();
+        self.buffer[..bytes.len()].copy_from_slice(&bytes);
+        self.buffer[bytes.len()..FIRST_BATCH_OFFSET as usize].fill(0);
+        (self.file, self.begins) = (file, Some(*header));
+        self.reset(0, FIRST_BATCH_OFFSET as usize);
+    }
+
+    /// The file that it goes to.
+    pub(super) fn file(&self) -> Fd {
+        self.file
+    }
+
+    /// Where it begins in that file.
+    pub(super) fn file_offset(&self) -> u64 {
+        self.offset + self.start as u64
     }
 
     /// Copies a record into the batch. False: it does not fit, nothing has changed.
@@ -144,6 +179,7 @@ impl OpenBatch {
         self.end += bytes;
         self.records += 1;
         self.highest_event_id = self.highest_event_id.max(header.id);
+        self.latest_receipt = self.latest_receipt.max(header.received_at);
         self.counts[header.source.index()][header.tier.index()] += 1;
         true
     }
@@ -178,6 +214,7 @@ impl OpenBatch {
             highest_event_id: self.highest_event_id,
             epoch: facts.epoch,
             chain: facts.chain,
+            latest_receipt: self.latest_receipt,
             payload_crc: self.crc,
         };
         let bytes = header.encode();
@@ -185,11 +222,12 @@ impl OpenBatch {
         let padded = self.end.next_multiple_of(BLOCK_BYTES);
         self.buffer[self.end..padded].fill(0); // What an earlier batch left there must not follow this one.
         let sealed = SealedBatch {
+            file: self.file,
+            begins: self.begins.take(),
+            header,
             offset: self.offset,
             end: self.end,
             padded,
-            records: self.records,
-            end_sequence: header.end_sequence(),
             chain: u32::from_le_bytes(bytes[BATCH_HEADER_BYTES - 4..].try_into().expect("the last four bytes")),
             counts: self.counts,
         };

@@ -39,6 +39,8 @@ pub enum StoreOperation {
     Write = 1,
     /// Making written batches durable.
     Sync = 2,
+    /// Sealing a segment, or giving it its name.
+    Seal = 4,
 }
 
 impl StoreOperation {
@@ -47,6 +49,7 @@ impl StoreOperation {
         match self {
             StoreOperation::Write => "write",
             StoreOperation::Sync => "sync",
+            StoreOperation::Seal => "seal a segment",
         }
     }
 }
@@ -75,6 +78,7 @@ pub enum StoreState {
 pub struct StoreStatus {
     written_sequence: CachePadded<Counter>,
     durable_sequence: Counter,
+    segment: Counter,
     written_bytes: Counter,
     chain: Counter,
     in_flight: Counter,
@@ -95,7 +99,12 @@ impl StoreStatus {
         self.durable_sequence.get()
     }
 
-    /// Where the next batch will begin in the file.
+    /// The first sequence of the active segment.
+    pub fn segment(&self) -> u64 {
+        self.segment.get()
+    }
+
+    /// Where the next batch will begin in the active segment's file.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes.get()
     }
@@ -108,6 +117,7 @@ impl StoreStatus {
             0 => StoreState::Running,
             NO_SPACE => StoreState::NoSpace { errno },
             kind if kind == StoreOperation::Write as u64 => StoreState::Failed { operation: StoreOperation::Write, errno },
+            kind if kind == StoreOperation::Seal as u64 => StoreState::Failed { operation: StoreOperation::Seal, errno },
             _ => StoreState::Failed { operation: StoreOperation::Sync, errno },
         }
     }
@@ -118,6 +128,11 @@ impl StoreStatus {
             StoreState::NoSpace { errno } => NO_SPACE << 32 | u64::from(errno.0 as u32),
             StoreState::Failed { operation, errno } => (operation as u64) << 32 | u64::from(errno.0 as u32),
         });
+    }
+
+    /// The next [`StoreStatus::set_written`] is about this segment.
+    pub(super) fn set_segment(&self, first_sequence: u64) {
+        self.segment.set(first_sequence);
     }
 
     /// A write has completed: sequences, file and chain end here now.
@@ -156,6 +171,7 @@ mod tests {
             StoreState::NoSpace { errno: Errno(libc::ENOSPC) },
             StoreState::Failed { operation: StoreOperation::Write, errno: Errno(libc::EIO) },
             StoreState::Failed { operation: StoreOperation::Sync, errno: Errno(libc::EIO) },
+            StoreState::Failed { operation: StoreOperation::Seal, errno: Errno(libc::EROFS) },
             StoreState::Running,
         ] {
             status.set_state(state);

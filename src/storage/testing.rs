@@ -1,86 +1,49 @@
-//! For tests of this folder: a file in memory with planned faults, a ring that writes to it when told to, and a pool with an appender.
+//! For tests of this folder: a ring that writes to a simulated disk when told to, with planned faults, and a pool with an appender.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::appender::{Appender, AppenderCounters, AppenderOptions, AppenderParts, Inlet};
 use super::format::BLOCK_BYTES;
+use super::keeper::SegmentOptions;
 use super::log_file::LogFile;
-use super::recovery::{LogIdentity, OpenLog};
+use super::open::{LogIdentity, OpenLog};
+use super::recovery::{RecoveryReport, recover};
+use super::segments::{LogFault, SegmentFault};
 use super::status::InletProgress;
 use crate::agent::{Agent, Context, Work};
 use crate::bus::lane::{LaneProducer, lane};
 use crate::control::NodeGate;
 use crate::metrics::ledger::{Ledger, LedgerCells};
 use crate::pool::{ClassStrides, EventHeader, LentBuffer, OwnerLayout, PoolOwner, SharedPool, Source};
+use crate::sim::disk::{SimDisk, SimFile};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};
 use crate::wire::{Priority, Tier};
 
-/// A file in memory; clones share it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct MemFile {
-    pub bytes: Rc<RefCell<Vec<u8>>>,
-    /// Refuses every change, to show that nothing tries one.
-    pub frozen: bool,
+/// A disk with this as the active segment of node 0.
+pub(crate) fn disk_of(active: &[u8]) -> SimDisk {
+    let disk = SimDisk::new();
+    disk.put("events.bin", active);
+    disk
 }
 
-impl MemFile {
-    pub fn of(bytes: Vec<u8>) -> Self {
-        Self { bytes: Rc::new(RefCell::new(bytes)), frozen: false }
-    }
-
-    pub fn frozen(bytes: Vec<u8>) -> Self {
-        Self { frozen: true, ..Self::of(bytes) }
-    }
-
-    pub fn content(&self) -> Vec<u8> {
-        self.bytes.borrow().clone()
-    }
+/// The same, and refuses every change, to show that nothing needs one.
+pub(super) fn frozen(active: &[u8]) -> SimDisk {
+    let disk = disk_of(active);
+    disk.stop_after(0);
+    disk
 }
 
-impl LogFile for MemFile {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.bytes.borrow().len() as u64)
-    }
+/// The bytes of the active segment.
+pub(super) fn active(disk: &SimDisk) -> Vec<u8> {
+    disk.content().remove("events.bin").unwrap_or_default()
+}
 
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        let bytes = self.bytes.borrow();
-        let from = (offset as usize).min(bytes.len());
-        let len = out.len().min(bytes.len() - from);
-        out[..len].copy_from_slice(&bytes[from..from + len]);
-        Ok(len)
-    }
-
-    fn write_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
-        assert!(!self.frozen, "a file that must not be changed was written");
-        let mut bytes = self.bytes.borrow_mut();
-        let end = offset as usize + new.len();
-        if bytes.len() < end {
-            bytes.resize(end, 0);
-        }
-        bytes[offset as usize..end].copy_from_slice(new);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        assert!(!self.frozen, "a file that must not be changed was cut");
-        self.bytes.borrow_mut().resize(len as usize, 0);
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn fd(&self) -> Fd {
-        Fd(7)
-    }
+pub(super) fn recover_disk(disk: &SimDisk) -> Result<RecoveryReport, LogFault> {
+    recover(disk, &identity()).map_err(|SegmentFault { fault, .. }| fault)
 }
 
 /// What becomes of the next write.
@@ -94,15 +57,15 @@ pub(super) enum WriteFate {
 /// An operation that the ring has not completed yet.
 #[derive(Debug)]
 enum Pending {
-    Write { bytes: Range<usize>, offset: u64 },
-    Sync,
-    Allocate(Range<u64>),
+    Write { file: Fd, bytes: Range<usize>, offset: u64, sync: WriteSync },
+    Sync(Fd),
+    Allocate(Fd, Range<u64>),
 }
 
-/// A ring over one file: operations wait until the test completes them.
+/// A ring over a disk: operations wait until the test completes them.
 #[derive(Debug)]
 pub(super) struct TestRing {
-    pub file: MemFile,
+    pub disk: SimDisk,
     pub now: Nanos,
     pending: VecDeque<(Token, Pending)>,
     buffers: Vec<(Token, StagingBuffer)>,
@@ -141,13 +104,12 @@ impl Ring for TestRing {
     }
 
     fn write(&mut self, token: Token, file: Fd, buffer: StagingBuffer, bytes: Range<usize>, offset: u64, sync: WriteSync) {
-        assert_eq!(file, self.file.fd());
         assert!(!self.pending.iter().any(|(_, op)| matches!(op, Pending::Write { .. })), "A1: one write in flight");
         let blocks = [bytes.start, bytes.len(), offset as usize];
         assert!(blocks.iter().all(|at| at.is_multiple_of(BLOCK_BYTES)), "A1: whole blocks: {blocks:?}");
         self.writes.push((offset, bytes.len(), sync));
         self.buffers.push((token, buffer));
-        self.pending.push_back((token, Pending::Write { bytes, offset }));
+        self.pending.push_back((token, Pending::Write { file, bytes, offset, sync }));
     }
 
     fn reclaim(&mut self, token: Token) -> StagingBuffer {
@@ -156,13 +118,13 @@ impl Ring for TestRing {
         self.buffers.swap_remove(at).1
     }
 
-    fn sync(&mut self, token: Token, _: Fd) {
+    fn sync(&mut self, token: Token, file: Fd) {
         self.syncs += 1;
-        self.pending.push_back((token, Pending::Sync));
+        self.pending.push_back((token, Pending::Sync(file)));
     }
 
-    fn allocate(&mut self, token: Token, _: Fd, bytes: Range<u64>) {
-        self.pending.push_back((token, Pending::Allocate(bytes)));
+    fn allocate(&mut self, token: Token, file: Fd, bytes: Range<u64>) {
+        self.pending.push_back((token, Pending::Allocate(file, bytes)));
     }
 
     fn shutdown(&mut self, _: Fd) {}
@@ -173,9 +135,9 @@ impl Ring for TestRing {
 }
 
 impl TestRing {
-    fn new(file: MemFile) -> Self {
+    fn new(disk: SimDisk) -> Self {
         Self {
-            file,
+            disk,
             now: Nanos::from_millis(1),
             pending: VecDeque::new(),
             buffers: Vec::new(),
@@ -192,34 +154,48 @@ impl TestRing {
     }
 
     pub fn pending_syncs(&self) -> usize {
-        self.pending.iter().filter(|(_, op)| matches!(op, Pending::Sync)).count()
+        self.pending.iter().filter(|(_, op)| matches!(op, Pending::Sync(_))).count()
+    }
+
+    fn file(&self, fd: Fd) -> SimFile {
+        self.disk.file(fd).expect("an appender has files only")
     }
 
     fn complete_oldest(&mut self) -> Option<Completion> {
         let (token, op) = self.pending.pop_front()?;
         let result = match op {
-            Pending::Write { bytes, offset } => match self.write_fates.pop_front().unwrap_or(WriteFate::Whole) {
+            Pending::Write { file, bytes, offset, sync } => match self.write_fates.pop_front().unwrap_or(WriteFate::Whole) {
                 WriteFate::Refused(errno) => Err(Errno(errno)),
                 fate => {
                     let len = if let WriteFate::Short(len) = fate { len.min(bytes.len()) } else { bytes.len() };
                     let (_, buffer) = self.buffers.iter().find(|(of, _)| *of == token).expect("the ring keeps it");
                     let new = buffer[bytes.start..bytes.start + len].to_vec();
-                    self.file.write_at(&new, offset).expect("memory takes everything");
-                    Ok(len as u32)
+                    let file = self.file(file);
+                    let written = file.write_at(&new, offset);
+                    said(if sync == WriteSync::DataSync { written.and_then(|()| file.sync()) } else { written })
+                        .map(|()| len as u32)
                 }
             },
-            Pending::Sync => self.sync_fates.pop_front().map_or(Ok(0), |errno| Err(Errno(errno))),
-            Pending::Allocate(range) => match self.allocate_errno {
+            Pending::Sync(file) => match self.sync_fates.pop_front() {
                 Some(errno) => Err(Errno(errno)),
-                None => {
-                    let len = self.file.len().expect("memory").max(range.end);
-                    self.file.set_len(len).expect("memory");
-                    Ok(0)
-                }
+                None => said(self.file(file).sync()).map(|()| 0),
+            },
+            Pending::Allocate(file, range) => match self.allocate_errno {
+                Some(errno) => Err(Errno(errno)),
+                None => said(self.file(file).allocate(range.end)).map(|()| 0),
             },
         };
         Some(Completion { token, result, more: false, buffer: None })
     }
+}
+
+/// As the ring says it.
+fn said(result: std::io::Result<()>) -> Result<(), Errno> {
+    let errno = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::StorageFull => libc::ENOSPC,
+        _ => error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    result.map_err(|error| Errno(errno(error)))
 }
 
 /// A pool, an appender and everything around it.
@@ -229,7 +205,7 @@ pub(super) struct Bench {
     pub progress: Vec<InletProgress>,
     pub appender: Appender,
     pub ring: TestRing,
-    pub log: OpenLog<MemFile>,
+    pub log: OpenLog<SimDisk>,
     pub ledger: Arc<LedgerCells>,
     pub gate: Arc<NodeGate>,
     pub counters: Arc<AppenderCounters>,
@@ -276,9 +252,13 @@ pub(super) fn header(id: u64, tier: Tier, topic: &str, body: &[u8]) -> EventHead
 }
 
 impl Bench {
-    pub fn new(options: AppenderOptions, file: MemFile) -> Self {
+    pub fn new(options: AppenderOptions, disk: SimDisk) -> Self {
+        Self::with_segments(options, disk, SegmentOptions::default())
+    }
+
+    pub fn with_segments(options: AppenderOptions, disk: SimDisk, segments: SegmentOptions) -> Self {
         let (pool, owner) = small_pool(4096);
-        let log = OpenLog::open(file.clone(), identity()).expect("a good file");
+        let log = OpenLog::open(disk.clone(), identity(), segments).expect("a good log");
         let (mut producers, mut progress) = (Vec::new(), Vec::new());
         let inlets = Tier::ALL.map(|_| {
             let (producer, consumer) = lane(1024);
@@ -289,7 +269,7 @@ impl Bench {
         });
         let (ledger, gate, counters) = <(Arc<LedgerCells>, Arc<NodeGate>, Arc<AppenderCounters>)>::default();
         let parts = AppenderParts {
-            position: log.position().expect("memory"),
+            position: log.position(),
             status: log.status().clone(),
             inlets,
             pool,
@@ -298,7 +278,7 @@ impl Bench {
             counters: counters.clone(),
         };
         let appender = Appender::new(options, parts).expect("memory");
-        Self { owner, producers, progress, appender, ring: TestRing::new(file), log, ledger, gate, counters, next_id: 1 }
+        Self { owner, producers, progress, appender, ring: TestRing::new(disk), log, ledger, gate, counters, next_id: 1 }
     }
 
     /// Pushes an event with a body of its own.
@@ -338,6 +318,12 @@ impl Bench {
         self.appender.drain(&mut Context { now, wall, ring: &mut self.ring, seat: 3 });
     }
 
+    /// Lets the keeper do what it can. False: nothing.
+    pub fn keep(&mut self) -> bool {
+        let (now, wall) = (self.ring.now(), self.ring.wall());
+        self.log.keeper().expect("it has no thread").work(now, wall)
+    }
+
     /// Completes the oldest operation. False: there is none.
     pub fn complete(&mut self) -> bool {
         let Some(completion) = self.ring.complete_oldest() else { return false };
@@ -357,6 +343,7 @@ impl Bench {
         for _ in 0..10_000 {
             self.poll();
             while self.complete() {}
+            while self.keep() {}
             if Agent::<TestRing>::is_drained(&self.appender) {
                 return;
             }
@@ -378,7 +365,7 @@ impl Bench {
 
 /// A closed log of a few batches, each of `per_batch` events.
 pub(crate) fn a_log(batches: usize, per_batch: usize) -> Vec<u8> {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     for batch in 0..batches {
         bench.push_many(Tier::ALL[batch % 3], per_batch);
         bench.poll();
@@ -390,5 +377,5 @@ pub(crate) fn a_log(batches: usize, per_batch: usize) -> Vec<u8> {
     }
     bench.run_to_the_end();
     assert!(bench.log.finish(WallNanos(1)).expect("memory"));
-    bench.ring.file.content()
+    active(&bench.ring.disk)
 }

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! - **K1** A batch is believed when its header fits (F2, F3), belongs to this log (F4), continues chain, sequence and epoch, and its
-//!   payload fits.
-//! - **K2** Behind a bad batch a valid *header* is evidence enough: it was sealed after what it calls durable had been synced.
+//!   payload fits. A footer is believed when it says what was walked over.
+//! - **K2** Behind a bad batch, in this segment or the next, a valid *header* is evidence enough: it was sealed after what it calls durable
+//!   had been synced. What an earlier use of the file left is none (F5). In a sealed segment everything is durable: no evidence is needed.
 //! - **K3** Memory is bounded: one window, and the payload of one batch where the caller wants it.
 //!
 //! Stated limit: damage to what no later header calls durable (the last 2 ms before a power cut; everything since the open with
@@ -16,8 +17,8 @@
 use std::io;
 
 use super::format::{
-    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FormatError, SEGMENT_HEADER_BYTES,
-    SegmentHeader,
+    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FOOTER_BYTES, FOOTER_MAGIC, Footer,
+    FormatError, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::log_file::{LogFile, read_full};
 
@@ -54,6 +55,12 @@ pub enum Fault {
     },
     /// An epoch that cannot follow.
     Epoch,
+    /// A footer that is none, or that says something else than what was walked over.
+    Footer(FormatError),
+    /// The segment that has to be there is not.
+    Missing,
+    /// A segment that does not go on where the one before it ends.
+    Discontinuous,
 }
 
 impl std::fmt::Display for Fault {
@@ -69,6 +76,9 @@ impl std::fmt::Display for Fault {
             Fault::Chain => write!(f, "a batch that does not follow its predecessor"),
             Fault::Sequence { expected, found } => write!(f, "sequence {found} where {expected} had to come"),
             Fault::Epoch => write!(f, "a batch of an epoch that cannot follow"),
+            Fault::Footer(error) => write!(f, "footer: {error}"),
+            Fault::Missing => write!(f, "a segment is missing"),
+            Fault::Discontinuous => write!(f, "the segment does not go on where the one before it ends"),
         }
     }
 }
@@ -118,19 +128,25 @@ pub enum Tail {
 pub enum Step {
     /// A good batch, at this offset.
     Batch(BatchHeader, u64),
+    /// The footer: the segment ends here, all of it was good.
+    Sealed(Footer),
     /// No good batch here; see [`Walk::tail`].
     Stop(Fault),
 }
 
 /// A window over the file.
-struct Window<'f, F: LogFile + ?Sized> {
-    file: &'f F,
+struct Window<F: LogFile> {
+    file: F,
     bytes: Vec<u8>,
     start: u64,
     filled: usize,
 }
 
-impl<F: LogFile + ?Sized> Window<'_, F> {
+impl<F: LogFile> Window<F> {
+    fn new(file: F) -> Self {
+        Self { file, bytes: vec![0; WINDOW_BYTES], start: 0, filled: 0 }
+    }
+
     /// `want` bytes (at most a window) at `offset`, fewer only where the file ends.
     fn at(&mut self, offset: u64, want: usize) -> io::Result<&[u8]> {
         debug_assert!(want <= WINDOW_BYTES);
@@ -138,7 +154,7 @@ impl<F: LogFile + ?Sized> Window<'_, F> {
         if !inside {
             self.start = offset;
             self.filled = 0; // Nothing is valid if the read fails.
-            self.filled = read_full(self.file, &mut self.bytes, offset)?;
+            self.filled = read_full(&self.file, &mut self.bytes, offset)?;
         }
         let from = (offset - self.start) as usize;
         Ok(&self.bytes[from..self.filled.min(from + want)])
@@ -149,40 +165,78 @@ impl<F: LogFile + ?Sized> Window<'_, F> {
     }
 }
 
-/// A walk over the batches of a file.
-pub struct Walk<'f, F: LogFile + ?Sized> {
-    window: Window<'f, F>,
+/// A walk over the batches of a file (or of a reference to one).
+pub struct Walk<F: LogFile> {
+    window: Window<F>,
     segment: SegmentHeader,
+    is_sealed: bool,
+    so_far: Footer,
     offset: u64,
     sequence: u64,
     chain: Option<u32>,
     epoch: u32,
 }
 
-impl<'f, F: LogFile + ?Sized> Walk<'f, F> {
+impl<F: LogFile> Walk<F> {
     /// Reads the segment header. `Ok(Err(_))`: it is not one.
     ///
     /// # Errors
     /// Whatever reading says.
-    pub fn open(file: &'f F) -> io::Result<Result<Self, FormatError>> {
-        let mut window = Window { file, bytes: vec![0; WINDOW_BYTES], start: 0, filled: 0 };
-        Ok(SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?).map(|(segment, crc)| Self {
+    pub fn open(file: F) -> io::Result<Result<Self, FormatError>> {
+        let mut window = Window::new(file);
+        Ok(SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?).map(|segment| Self {
             window,
-            segment,
+            is_sealed: false,
+            so_far: Footer::of_empty(&segment),
             offset: FIRST_BATCH_OFFSET,
             sequence: segment.first_sequence,
-            chain: Some(crc),
+            chain: Some(segment.chain),
             epoch: segment.epoch,
+            segment,
         }))
+    }
+
+    /// A walk that begins at a batch, with what this header says of it.
+    pub fn resumed(file: F, segment: SegmentHeader, offset: u64) -> Self {
+        let so_far = Footer::of_empty(&segment);
+        let (sequence, epoch) = (segment.first_sequence, segment.epoch);
+        Self { window: Window::new(file), segment, is_sealed: false, so_far, offset, sequence, chain: None, epoch }
+    }
+
+    /// The file bears a sealed segment's name: it has to be good up to its footer (K2).
+    pub fn expect_footer(&mut self) {
+        self.is_sealed = true;
     }
 
     /// Behind an unreadable segment header: whether batches follow, of whatever log.
     ///
     /// # Errors
     /// Whatever reading says.
-    pub fn first_batch_anywhere(file: &'f F) -> io::Result<Option<(u64, BatchHeader)>> {
-        let mut window = Window { file, bytes: vec![0; WINDOW_BYTES], start: 0, filled: 0 };
-        Ok(scan(&mut window, 0, |_, _| true)?.hit)
+    pub fn first_batch_anywhere(file: F) -> io::Result<Option<(u64, BatchHeader)>> {
+        Ok(scan(&mut Window::new(file), 0, |_, _| true)?.hit)
+    }
+
+    /// Whether a file that may be the next segment has a batch that calls something durable which is missing at `end` (K2). Its own
+    /// header need not be readable.
+    ///
+    /// # Errors
+    /// Whatever reading says.
+    pub fn evidence_in(file: F, end: &Footer) -> io::Result<Option<(u64, BatchHeader)>> {
+        let scan = scan(&mut Window::new(file), 0, |_, header| {
+            let is_of_now = header.log_id == end.log_id && header.epoch >= end.epoch && header.first_sequence >= end.end_sequence;
+            is_of_now && header.durable_sequence > end.end_sequence
+        })?;
+        Ok(scan.hit)
+    }
+
+    /// The file.
+    pub fn file(&self) -> &F {
+        &self.window.file
+    }
+
+    /// What the footer would say here; behind a damage, that of a segment that begins where the walk was resumed.
+    pub fn so_far(&self) -> &Footer {
+        &self.so_far
     }
 
     /// The identity of the log.
@@ -222,6 +276,9 @@ impl<'f, F: LogFile + ?Sized> Walk<'f, F> {
         if head == &ZEROS[..head.len()] {
             return Ok(Step::Stop(Fault::Unwritten));
         }
+        if head.starts_with(&FOOTER_MAGIC) {
+            return self.footer();
+        }
         let (header, crc) = match BatchHeader::decode(head) {
             Ok(decoded) => decoded,
             Err(FormatError::Short) => return Ok(Step::Stop(Fault::CutShort)),
@@ -238,7 +295,20 @@ impl<'f, F: LogFile + ?Sized> Walk<'f, F> {
         self.sequence = header.end_sequence();
         self.chain = Some(crc);
         self.epoch = header.epoch;
+        self.so_far.add(&header, crc);
         Ok(Step::Batch(header, at))
+    }
+
+    /// The footer that begins here, if it says what was walked over.
+    fn footer(&mut self) -> io::Result<Step> {
+        let footer = match Footer::decode(self.window.at(self.offset, FOOTER_BYTES)?) {
+            Ok(footer) => footer,
+            Err(error) => return Ok(Step::Stop(Fault::Footer(error))),
+        };
+        let is_ours = footer.log_id == self.segment.log_id && footer.first_sequence == self.segment.first_sequence;
+        let fits = footer.offset == self.offset && footer.end_sequence == self.sequence;
+        let follows = self.chain.is_none_or(|chain| chain == footer.chain);
+        Ok(if is_ours && fits && follows { Step::Sealed(footer) } else { Step::Stop(Fault::Footer(FormatError::Field)) })
     }
 
     /// What keeps this header from being the successor.
@@ -288,25 +358,31 @@ impl<'f, F: LogFile + ?Sized> Walk<'f, F> {
     /// # Errors
     /// Whatever reading says.
     pub fn tail(&mut self, fault: Fault) -> io::Result<Tail> {
-        if fault == Fault::EndOfFile {
+        if fault == Fault::EndOfFile && !self.is_sealed {
             return Ok(Tail::Clean);
         }
         let (log_id, epoch, offset, sequence) = (self.segment.log_id, self.epoch, self.offset, self.sequence);
         // A batch whose own bytes are bad can't be where reading goes on; one that only does not follow can.
         let resume_from = if matches!(fault, Fault::Payload | Fault::CutShort) { offset + 1 } else { offset };
         let mut resume = None;
+        let is_sealed = self.is_sealed;
         let scan = scan(&mut self.window, offset, |at, header| {
             if header.log_id != log_id || header.epoch < epoch || header.first_sequence < sequence {
-                return false;
+                return false; // F5, too.
             }
             if at >= resume_from && resume.is_none() {
                 resume = Some((at, header.first_sequence));
             }
-            header.durable_sequence > sequence || header.durable_bytes > offset // K2
+            // K2. In a sealed segment all that is looked for is where to go on.
+            if is_sealed { resume.is_some() } else { header.durable_sequence > sequence || header.durable_bytes > offset }
         })?;
         // A newer version of the format is nothing to cut either.
-        if scan.hit.is_some() || matches!(fault, Fault::Header(FormatError::Version { .. })) {
+        let is_newer = matches!(fault, Fault::Header(FormatError::Version { .. }) | Fault::Footer(FormatError::Version { .. }));
+        if self.is_sealed || scan.hit.is_some() || is_newer {
             return Ok(Tail::Damaged(Damage { offset, fault, first_lost: sequence, resume }));
+        }
+        if self.segment.recycled {
+            return self.tail_of_recycled(fault);
         }
         match scan.nonzero_end - offset {
             0 => Ok(Tail::Clean),
@@ -314,9 +390,23 @@ impl<'f, F: LogFile + ?Sized> Walk<'f, F> {
         }
     }
 
+    /// Where an earlier use of the file may have left anything, only a header that had to come here tells of a torn write.
+    fn tail_of_recycled(&mut self, fault: Fault) -> io::Result<Tail> {
+        let header = BatchHeader::decode(self.window.at(self.offset, BATCH_HEADER_BYTES)?);
+        match header {
+            Ok((header, _)) if header.log_id == self.segment.log_id && header.first_sequence == self.sequence => {
+                let left = self.window.file.len()?.saturating_sub(self.offset);
+                Ok(Tail::Torn { fault, bytes: header.batch_bytes().min(left) })
+            }
+            _ => Ok(Tail::Clean),
+        }
+    }
+
     /// Goes on behind a damage: from where batches can be read again.
     pub fn resume(&mut self, offset: u64, sequence: u64) {
         (self.offset, self.sequence, self.chain) = (offset, sequence, None);
+        let latest_receipt_before = self.so_far.latest_receipt;
+        self.so_far = Footer::of_empty(&SegmentHeader { first_sequence: sequence, latest_receipt_before, ..self.segment });
     }
 
     /// Looks at the file anew: what was read ahead may be older than what is in the file now.
@@ -334,11 +424,7 @@ struct Scan {
 }
 
 /// Looks for a batch header at every byte from `from` on. Blocks of zeros cost a memcmp.
-fn scan<F: LogFile + ?Sized>(
-    window: &mut Window<'_, F>,
-    from: u64,
-    mut wanted: impl FnMut(u64, &BatchHeader) -> bool,
-) -> io::Result<Scan> {
+fn scan<F: LogFile>(window: &mut Window<F>, from: u64, mut wanted: impl FnMut(u64, &BatchHeader) -> bool) -> io::Result<Scan> {
     let (mut at, mut nonzero_end) = (from, from);
     loop {
         let bytes = window.at(at, WINDOW_BYTES)?;

@@ -1,4 +1,5 @@
-//! File calls that the standard library does not wrap: the POSIX lock with its holder's pid, the file system's name, files in memory.
+//! File calls that the standard library does not wrap: the POSIX lock with its holder's pid, allocation, what the file system is, files
+//! in memory.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -65,13 +66,7 @@ pub fn try_lock(file: File) -> io::Result<LockAttempt> {
 /// # Errors
 /// Whatever fstatfs says.
 pub fn file_system_name(file: &File) -> io::Result<String> {
-    // SAFETY: statfs is plain numbers, for which zero is a value.
-    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: `facts` is a valid, exclusively borrowed statfs; the descriptor is open.
-    let status = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut facts) };
-    if status != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let facts = file_system(file)?;
     // Magic numbers from linux/magic.h and statfs(2).
     let name = match facts.f_type as u64 & 0xffff_ffff {
         0xef53 => "ext4",
@@ -102,4 +97,34 @@ pub fn memory_file(bytes: &[u8]) -> io::Result<File> {
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// Bytes of the file system that a process without privileges may still use.
+///
+/// # Errors
+/// Whatever fstatfs says.
+pub fn free_bytes(file: &File) -> io::Result<u64> {
+    let facts = file_system(file)?;
+    Ok(facts.f_bavail.saturating_mul(u64::try_from(facts.f_bsize).unwrap_or(0)))
+}
+
+/// Reserves the blocks of the first `bytes` of a file (`fallocate`, mode 0: its length is at least that then).
+///
+/// # Errors
+/// Whatever fallocate says; `EOPNOTSUPP` where the file system can't.
+pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let bytes = libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: no pointers; the descriptor is open.
+    match unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn file_system(file: &File) -> io::Result<libc::statfs> {
+    // SAFETY: statfs is plain numbers, for which zero is a value.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `facts` is a valid, exclusively borrowed statfs; the descriptor is open.
+    let status = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut facts) };
+    if status == 0 { Ok(facts) } else { Err(io::Error::last_os_error()) }
 }

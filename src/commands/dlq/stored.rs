@@ -5,9 +5,11 @@ use std::path::Path;
 
 use super::{CommandError, runtime};
 use crate::commands::ExitStatus;
-use crate::commands::log::{LogCommandError, logs_of};
+use crate::commands::log::{LogCommandError, log_path, logs_of};
 use crate::commands::parts::three_lines;
-use crate::storage::reader::{LogReader, ReadError};
+use crate::storage::log_file::DiskFolder;
+use crate::storage::node_reader::NodeReader;
+use crate::storage::reader::ReadError;
 
 /// Ids, each with whether its event is in a log. Memory: some 16 bytes for each dead letter; nothing for the logs, however long they are.
 pub(super) type Ids = HashMap<u64, bool>;
@@ -15,16 +17,17 @@ pub(super) type Ids = HashMap<u64, bool>;
 /// Marks the ids that the logs have. A damaged log is read on behind the damage: an event that can't be read is not there. `needs_a_log`:
 /// whether a folder without one is refused, as it can't be the one of an engine that runs.
 pub(super) fn mark_stored(data_dir: &Path, ids: &mut Ids, needs_a_log: bool) -> Result<(), CommandError> {
-    let logs = match logs_of(data_dir) {
+    let nodes = match logs_of(data_dir) {
         Err(LogCommandError::NoLog { .. }) if !needs_a_log => return Ok(()),
-        logs => logs.map_err(|error| three_lines(ExitStatus::Runtime, &error))?,
+        nodes => nodes.map_err(|error| three_lines(ExitStatus::Runtime, &error))?,
     };
-    for (path, file) in &logs {
+    for node in nodes {
+        let path = log_path(data_dir, node);
         let unreadable = |error: ReadError| {
             let fix = "check that it is an event log and that you may read it; `eventstream log verify` looks at all of it";
             runtime(format!("can't read {}", path.display()), error.to_string(), fix)
         };
-        let mut reader = LogReader::open(file).map_err(unreadable)?;
+        let mut reader = NodeReader::open(DiskFolder::to_read(data_dir), node).map_err(unreadable)?;
         loop {
             match reader.next() {
                 Ok(Some(record)) => {
@@ -33,6 +36,8 @@ pub(super) fn mark_stored(data_dir: &Path, ids: &mut Ids, needs_a_log: bool) -> 
                     }
                 }
                 Ok(None) => break,
+                // Given up by retention while it was read: those events are in the log no more.
+                Err(ReadError::Overrun { .. }) => {}
                 Err(ReadError::Damaged(damage)) => {
                     eprintln!("warning: {}: {damage}", path.display());
                     if !reader.skip(&damage) {

@@ -12,13 +12,20 @@
 //! - **A2** A sync is submitted after the completion of every write that it makes durable; watermarks move on completions only.
 //! - **A3** An event is in the hands, staged, or counted: `stored` when its batch's write has completed, `lost` (`store_unavailable`) when
 //!   the store has failed. Its slot is released as soon as its bytes are staged.
-//! - **A4** No space is waited out (100 ms to 1 s between attempts; the gate is closed meanwhile); any other refusal of a write, and any
+//! - **A4** No space is waited out (100 ms to 1 s between attempts; the gate is closed meanwhile, as it is while less is free than has to
+//!   be); any other refusal of a write, and any
 //!   failed sync, ends the store for good: never tried again, nothing of that window is called written or durable.
 //! - **A5** All memory is taken in [`Appender::new`].
+//! - **A6** A batch belongs to one segment. A segment that is full is left with the next batch, if the next one is ready; nothing waits for
+//!   it. Sequences, chain and epoch go on; the first write of a segment carries its header.
+//! - **A7** `durable` passes from one segment to the next: nothing of a segment is called durable by a sync of its own before a sync has
+//!   covered all of the one before it.
 //!
-//! What it does not do: open, recover, close or cut the log (`recovery.rs`, on the engine's thread), seal segments.
+//! What it does not do: open, recover, close or cut the log (`open.rs`, `recovery.rs`, on the engine's thread); make, seal or name segments
+//! (`keeper.rs`, on a helper thread).
 
 mod measure;
+mod roll;
 mod write;
 
 use std::io;
@@ -28,7 +35,8 @@ use std::sync::Arc;
 pub use measure::{AppenderCounters, AppenderLatencies};
 
 use super::format::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader};
-use super::recovery::LogPosition;
+use super::keeper::{Handover, LOOK_EVERY};
+use super::open::LogPosition;
 use super::staging::{Counts, OpenBatch, Samples};
 use super::status::{InletProgress, StoreState, StoreStatus};
 use crate::agent::{Agent, Context, Holding, Work};
@@ -36,11 +44,12 @@ use crate::bus::lane::LaneConsumer;
 use crate::control::NodeGate;
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::pool::{Event, Releaser, SharedPool, SlotClass, Source};
-use crate::sys::clock::Nanos;
-use crate::sys::io::{Completion, Fd, Ring, WriteSync};
+use crate::sys::clock::{Nanos, WallNanos};
+use crate::sys::io::{Completion, Ring, WriteSync};
 use crate::sys::memory::StagingBuffer;
 use crate::wire::Tier;
 use measure::Stages;
+use roll::Rolls;
 use write::{Allocation, Flight, NO_SPACE_WAIT_MIN, Syncs};
 
 /// Events taken from an inlet at a time: one CAS each, and what prefetching can cover.
@@ -167,12 +176,17 @@ pub struct Appender {
     hands_inlet: usize,
 
     // The log.
-    fd: Fd,
+    handover: Arc<Handover>,
+    segment_bytes: u64,
+    rolls: Rolls,
     log_id: u64,
     epoch: u32,
     /// Of the next batch.
     next_sequence: u64,
     chain: u32,
+    /// The latest receipt of all sealed batches.
+    latest_receipt: WallNanos,
+    /// Of the open batch's file.
     durable_bytes: u64,
     open: OpenBatch,
     /// The other buffer; `None` while it is in flight.
@@ -184,6 +198,8 @@ pub struct Appender {
     /// Until the next attempt, should the next write find no space.
     no_space_wait: Nanos,
     generation: u16,
+    /// Less is free than there has to be: the gate is closed, what has come in is written.
+    is_short_of_space: bool,
     has_failed: bool,
     is_draining: bool,
 }
@@ -201,8 +217,9 @@ impl Appender {
         assert!(options.staging_bytes >= AppenderOptions::staging_bytes_min(largest), "a staging buffer takes any event");
         assert!(options.staging_bytes <= BATCH_BYTES_MAX, "a batch is no larger than readers admit");
         let position = parts.position;
-        let carry_at = position.offset - position.tail.len() as u64;
-        let open = OpenBatch::new(StagingBuffer::map(options.staging_bytes)?, carry_at, &position.tail);
+        let so_far = position.so_far;
+        let carry_at = so_far.offset - position.tail.len() as u64;
+        let open = OpenBatch::new(StagingBuffer::map(options.staging_bytes)?, position.fd, carry_at, &position.tail);
         let (stages, latencies) = Stages::new();
         let mut at = 0;
         let tiers = parts.inlets.each_ref().map(|inlets| {
@@ -225,12 +242,15 @@ impl Appender {
             batch_first: false,
             hands: Vec::with_capacity(POP_BATCH),
             hands_inlet: 0,
-            fd: position.fd,
-            log_id: position.log_id,
+            handover: position.handover,
+            segment_bytes: position.segment_bytes,
+            rolls: Rolls::new(position.fd, so_far),
+            log_id: so_far.log_id,
             epoch: position.epoch,
-            next_sequence: position.next_sequence,
-            chain: position.chain,
-            durable_bytes: position.offset,
+            next_sequence: so_far.end_sequence,
+            chain: so_far.chain,
+            latest_receipt: so_far.latest_receipt,
+            durable_bytes: so_far.offset,
             open,
             spare: Some(StagingBuffer::map(options.staging_bytes)?),
             flight: Flight::None,
@@ -239,6 +259,7 @@ impl Appender {
             allocation: Allocation::new(options.allocate_bytes, position.allocated_bytes),
             no_space_wait: NO_SPACE_WAIT_MIN,
             generation: 0,
+            is_short_of_space: false,
             has_failed: false,
             is_draining: false,
         })
@@ -323,6 +344,7 @@ impl Appender {
                 break;
             }
             let sample = self.hands.last().map(|event| self.pool.header(event)).map(|header| (header.tier, header.received_at));
+            self.roll_if_full(ctx);
             let (staged, all) = self.stage_hands(ctx.now);
             if let Some((tier, received_at)) = sample.filter(|_| staged > 0) {
                 // One clock read for up to 64 events: its first stands for them.
@@ -391,16 +413,18 @@ impl Appender {
         });
     }
 
-    fn next_deadline(&self) -> Option<Nanos> {
+    fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
         let flush = match self.flight {
             Flight::None if self.open.records > 0 => Some(self.open.first_staged + self.options.flush_interval),
             Flight::Waiting { retry_at, .. } => Some(retry_at),
             _ => None,
         };
         let commit = self.syncs.deadline(&self.options);
+        // Nothing else may happen until space is found to be free again.
+        let space = self.is_short_of_space.then(|| now + LOOK_EVERY);
         // Draining it allocates no more, and a time that has passed would be asked for again and again.
         let allocate = if self.is_draining { None } else { self.allocation.deadline() };
-        [flush, commit, allocate].into_iter().flatten().min()
+        [flush, commit, allocate, space].into_iter().flatten().min()
     }
 }
 
@@ -418,6 +442,12 @@ impl<R: Ring> Agent<R> for Appender {
     }
 
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
+        if let Some((operation, errno)) = self.handover.failure()
+            && !self.has_failed
+        {
+            self.fail(operation, errno);
+        }
+        self.look_at_space();
         if self.has_failed {
             let done = self.drop_all();
             self.releaser.flush();
@@ -429,6 +459,7 @@ impl<R: Ring> Agent<R> for Appender {
         self.write_if_due(ctx);
         self.sync_if_due(ctx);
         self.allocate_if_due(ctx);
+        self.ask_for_next_if_due();
         self.releaser.flush();
         if done > 0 {
             self.publish_gauges();
@@ -438,7 +469,7 @@ impl<R: Ring> Agent<R> for Appender {
         } else {
             self.stages.publish_if_due(ctx.now);
         }
-        Work { done, next_deadline: self.next_deadline() }
+        Work { done, next_deadline: self.next_deadline(ctx.now) }
     }
 
     fn drain(&mut self, _ctx: &mut Context<'_, R>) {
@@ -449,6 +480,7 @@ impl<R: Ring> Agent<R> for Appender {
     fn is_drained(&self) -> bool {
         let holds_nothing = self.hands.is_empty() && self.staged_events() == 0 && self.inlet_events() == 0;
         let rests = self.flight.is_none() && self.syncs.rests(self.has_failed) && self.allocation.rests();
+        let rests = rests && (self.has_failed || self.rolls.rest());
         self.is_draining && holds_nothing && rests
     }
 

@@ -8,7 +8,7 @@ use super::super::status::{StoreOperation, StoreState};
 use super::{Appender, AppenderOptions, Durability};
 use crate::agent::Context;
 use crate::sys::clock::Nanos;
-use crate::sys::io::{Completion, Errno, Ring, Token};
+use crate::sys::io::{Completion, Errno, Fd, Ring, Token};
 use crate::sys::memory::StagingBuffer;
 
 const KIND_WRITE: u8 = 1;
@@ -42,17 +42,28 @@ impl Flight {
     pub(super) fn records(&self) -> u32 {
         match self {
             Flight::None => 0,
-            Flight::Writing { batch, .. } | Flight::Waiting { batch, .. } => batch.records,
+            Flight::Writing { batch, .. } | Flight::Waiting { batch, .. } => batch.header.record_count,
         }
     }
+}
+
+/// A sync in flight.
+#[derive(Clone, Copy, Debug)]
+struct SyncInFlight {
+    token: Token,
+    file: Fd,
+    /// The sequence, and the byte of the file, that it makes durable everything below of (A2).
+    sequence: u64,
+    bytes: u64,
 }
 
 /// Group commit: what is written but not durable.
 #[derive(Debug, Default)]
 pub(super) struct Syncs {
-    /// The sync in flight, and the sequence and byte that it makes durable everything below of (A2).
-    in_flight: Option<(Token, u64, u64)>,
+    in_flight: Option<SyncInFlight>,
     in_flight_samples: Samples,
+    /// A segment that was left with writes that no submitted sync covers; its samples are among `samples`. Comes before anything else.
+    left_behind: Option<Fd>,
     /// When the first write completed that no submitted sync covers.
     since: Option<Nanos>,
     bytes: u64,
@@ -67,8 +78,21 @@ impl Syncs {
         }
     }
 
+    /// The segment of this file has been left. What is written of it and not covered by a sync comes first from now on (A7).
+    pub(super) fn leave(&mut self, file: Fd) {
+        if self.since.take().is_some() {
+            debug_assert!(self.left_behind.is_none(), "one segment is left at a time");
+            (self.left_behind, self.bytes) = (Some(file), 0);
+        }
+    }
+
+    /// Whether anything is still to be synced in this file, or being synced.
+    pub(super) fn concerns(&self, file: Fd) -> bool {
+        self.left_behind == Some(file) || self.in_flight.is_some_and(|sync| sync.file == file)
+    }
+
     pub(super) fn rests(&self, has_failed: bool) -> bool {
-        self.in_flight.is_none() && (has_failed || self.since.is_none())
+        self.in_flight.is_none() && (has_failed || (self.since.is_none() && self.left_behind.is_none()))
     }
 }
 
@@ -89,6 +113,12 @@ impl Allocation {
 
     pub(super) fn rests(&self) -> bool {
         self.in_flight.is_none()
+    }
+
+    /// Another file, reserved up to `end`.
+    pub(super) fn move_on(&mut self, end: u64) {
+        debug_assert!(self.in_flight.is_none(), "H2: nothing is in flight on a segment that is left");
+        (self.end, self.not_before) = (end, None);
     }
 
     pub(super) fn deadline(&self) -> Option<Nanos> {
@@ -134,7 +164,8 @@ impl Appender {
             chain: self.chain,
         };
         let (batch, buffer) = self.open.seal(&facts, spare);
-        (self.next_sequence, self.chain) = (batch.end_sequence, batch.chain);
+        (self.next_sequence, self.chain) = (batch.header.end_sequence(), batch.chain);
+        self.latest_receipt = self.latest_receipt.max(batch.header.latest_receipt);
         self.inlets.iter_mut().for_each(|inlet| inlet.sealed = inlet.staged);
         self.submit_write(ctx, buffer, batch, 0);
         true
@@ -145,7 +176,7 @@ impl Appender {
         let token = self.next_token(ctx, KIND_WRITE);
         self.counters.writes.add(1);
         self.counters.write_bytes.add((batch.padded - from) as u64);
-        ctx.ring.write(token, self.fd, buffer, from..batch.padded, batch.offset + from as u64, self.write_sync());
+        ctx.ring.write(token, batch.file, buffer, from..batch.padded, batch.offset + from as u64, self.write_sync());
         self.flight = Flight::Writing { token, batch, from };
         self.publish_in_flight();
     }
@@ -158,35 +189,51 @@ impl Appender {
     }
 
     pub(super) fn sync_if_due<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
-        let Some(since) = self.syncs.since else { return };
-        let last = self.is_draining && self.staged_events() == 0;
-        let is_due = ctx.now >= since + self.options.commit_interval || self.syncs.bytes >= self.options.commit_bytes || last;
-        if !is_due || self.syncs.in_flight.is_some() {
+        if self.syncs.in_flight.is_some() {
             return;
         }
+        let last = self.is_draining && self.staged_events() == 0;
+        let is_due = |since: Nanos| {
+            ctx.now >= since + self.options.commit_interval || self.syncs.bytes >= self.options.commit_bytes || last
+        };
+        let sync = if let Some(file) = self.syncs.left_behind.take() {
+            // The sequence where that segment ends; of the file that is written now nothing.
+            Some((file, self.rolls.written.first_sequence, 0))
+        } else if self.syncs.since.is_some_and(is_due) {
+            self.syncs.in_flight_samples = self.syncs.samples;
+            self.syncs.samples.clear();
+            (self.syncs.since, self.syncs.bytes) = (None, 0);
+            Some((self.rolls.file, self.status.written_sequence(), self.status.written_bytes()))
+        } else {
+            None
+        };
         // A2: covers the writes that have completed, and no other.
+        let Some((file, sequence, bytes)) = sync else { return };
         let token = self.next_token(ctx, KIND_SYNC);
-        self.syncs.in_flight = Some((token, self.status.written_sequence(), self.status.written_bytes()));
-        self.syncs.in_flight_samples = self.syncs.samples;
-        self.syncs.samples.clear();
-        (self.syncs.since, self.syncs.bytes) = (None, 0);
-        ctx.ring.sync(token, self.fd);
+        self.syncs.in_flight = Some(SyncInFlight { token, file, sequence, bytes });
+        ctx.ring.sync(token, file);
         self.publish_in_flight();
     }
 
     pub(super) fn allocate_if_due<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
         let step = self.allocation.step_bytes;
-        let left = self.allocation.end.saturating_sub(self.status.written_bytes());
+        let at = self.open.file_offset();
+        let left = self.allocation.end.saturating_sub(at);
         let may = step > 0 && !self.is_draining && self.allocation.in_flight.is_none();
         if !may || left >= step / 2 || self.allocation.not_before.is_some_and(|not_before| ctx.now < not_before) {
             return;
         }
-        let from = self.allocation.end.max(self.status.written_bytes());
-        let range = from..(from + step).next_multiple_of(BLOCK_BYTES as u64);
+        let from = self.allocation.end.max(at);
+        // Up to where the segment is to end; beyond only while the next one is not ready.
+        let to = if at < self.segment_bytes { (from + step).min(self.segment_bytes) } else { from + step };
+        let range = from..to.next_multiple_of(BLOCK_BYTES as u64);
+        if range.is_empty() {
+            return;
+        }
         let token = self.next_token(ctx, KIND_ALLOCATE);
         self.allocation.not_before = None;
         self.allocation.in_flight = Some((token, range.clone()));
-        ctx.ring.allocate(token, self.fd, range);
+        ctx.ring.allocate(token, self.open.file(), range);
         self.publish_in_flight();
     }
 
@@ -199,8 +246,9 @@ impl Appender {
                     self.complete_write(ctx, completion.result, buffer, batch, from);
                 }
             }
-            KIND_SYNC if self.syncs.in_flight.is_some_and(|(current, ..)| current == token) => {
+            KIND_SYNC if self.syncs.in_flight.is_some_and(|sync| sync.token == token) => {
                 self.complete_sync(completion.result, ctx.now);
+                self.retire_if_done();
             }
             KIND_ALLOCATE if self.allocation.in_flight.as_ref().is_some_and(|(current, _)| *current == token) => {
                 self.complete_allocate(completion.result, ctx.now);
@@ -252,18 +300,22 @@ impl Appender {
     /// A batch is in the file.
     fn written(&mut self, now: Nanos, buffer: StagingBuffer, batch: &SealedBatch) {
         self.spare = Some(buffer);
-        if self.status.state() != StoreState::Running {
+        if self.status.state() != StoreState::Running && !self.is_short_of_space {
             self.status.set_state(StoreState::Running);
             self.gate.set_store_unavailable(false);
             self.no_space_wait = NO_SPACE_WAIT_MIN;
         }
+        if let Some(header) = batch.begins {
+            self.leave_segment(batch.file, header);
+        }
         let end_bytes = batch.offset + batch.end as u64;
-        let bytes = end_bytes - self.status.written_bytes();
-        self.status.set_written(batch.end_sequence, end_bytes, batch.chain);
+        let (bytes, end_sequence) = (batch.header.batch_bytes(), batch.header.end_sequence());
+        self.rolls.written.add(&batch.header, batch.chain);
+        self.status.set_written(end_sequence, end_bytes, batch.chain);
         self.inlets.iter().for_each(|inlet| inlet.progress.set(inlet.sealed));
         self.count_stored(&batch.counts);
         self.counters.batches.add(1);
-        self.counters.events.add(u64::from(batch.records));
+        self.counters.events.add(u64::from(batch.header.record_count));
         self.counters.bytes.add(bytes);
         self.stages.written.record_all(&self.flight_samples, now);
         match self.options.durability {
@@ -275,14 +327,17 @@ impl Appender {
             }
             Durability::Always => {
                 self.stages.durable.record_all(&self.flight_samples, now);
-                self.durable(batch.end_sequence, end_bytes);
+                self.durable(batch.file, end_sequence, end_bytes);
             }
         }
+        self.retire_if_done();
     }
 
-    fn durable(&mut self, sequence: u64, bytes: u64) {
+    fn durable(&mut self, file: Fd, sequence: u64, bytes: u64) {
         self.status.set_durable(sequence);
-        self.durable_bytes = bytes;
+        if file == self.open.file() {
+            self.durable_bytes = bytes;
+        }
     }
 
     /// The kernel refused a write (A4).
@@ -311,8 +366,25 @@ impl Appender {
         }
     }
 
+    /// Closes the gate while less is free than has to be, and opens it again by itself. What has come in is written all the same.
+    pub(super) fn look_at_space(&mut self) {
+        let is_short = self.handover.is_short_of_space() && !self.is_draining;
+        if self.has_failed || std::mem::replace(&mut self.is_short_of_space, is_short) == is_short {
+            return;
+        }
+        // A batch that waits for space ends that state itself.
+        let waits = matches!(self.flight, Flight::Waiting { .. });
+        if is_short {
+            self.status.set_state(StoreState::NoSpace { errno: Errno(libc::ENOSPC) });
+            self.gate.set_store_unavailable(true);
+        } else if !waits {
+            self.status.set_state(StoreState::Running);
+            self.gate.set_store_unavailable(false);
+        }
+    }
+
     fn complete_sync(&mut self, result: Result<u32, Errno>, now: Nanos) {
-        let Some((_, sequence, bytes)) = self.syncs.in_flight.take() else { return };
+        let Some(SyncInFlight { file, sequence, bytes, .. }) = self.syncs.in_flight.take() else { return };
         if self.has_failed {
             return;
         }
@@ -320,7 +392,8 @@ impl Appender {
             Ok(_) => {
                 self.counters.syncs.add(1);
                 self.stages.durable.record_all(&self.syncs.in_flight_samples, now);
-                self.durable(sequence, bytes);
+                self.syncs.in_flight_samples.clear();
+                self.durable(file, sequence, bytes);
             }
             // Whatever the errno: after a failed sync the pages are clean and the data gone, a second one would lie.
             // (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.)
@@ -346,7 +419,7 @@ impl Appender {
     }
 
     /// Ends the store for good (A4).
-    fn fail(&mut self, operation: StoreOperation, errno: Errno) {
+    pub(super) fn fail(&mut self, operation: StoreOperation, errno: Errno) {
         self.has_failed = true;
         self.status.set_state(StoreState::Failed { operation, errno });
         self.gate.set_store_unavailable(true);

@@ -1,16 +1,18 @@
 use crate::agent::Agent;
 use crate::metrics::ledger::DropReason;
+use crate::sim::disk::SimDisk;
 use crate::storage::appender::{AppenderOptions, Durability};
 use crate::storage::format::{BLOCK_BYTES, FIRST_BATCH_OFFSET};
-use crate::storage::reader::{LogReader, OwnedRecord, verify};
+use crate::storage::node_reader::{NodeReader, verify};
+use crate::storage::reader::OwnedRecord;
 use crate::storage::status::{StoreOperation, StoreState};
-use crate::storage::testing::{Bench, MemFile, TestRing, WriteFate, small};
+use crate::storage::testing::{Bench, TestRing, WriteFate, active, small};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::sys::io::{Errno, WriteSync};
 use crate::wire::Tier;
 
 fn records(bench: &Bench) -> Vec<OwnedRecord> {
-    LogReader::open(&bench.ring.file).unwrap().into_records().map(|record| record.unwrap()).collect()
+    NodeReader::open(bench.ring.disk.clone(), 0).unwrap().into_records().map(|record| record.unwrap()).collect()
 }
 
 fn ids(bench: &Bench) -> Vec<u64> {
@@ -23,7 +25,7 @@ fn with(durability: Durability) -> AppenderOptions {
 
 #[test]
 fn what_is_pushed_is_in_the_log_with_every_field() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_body(Tier::Transactional, b"\x00\xffbinary");
     bench.run_to_the_end();
     let record = &records(&bench)[0];
@@ -35,7 +37,7 @@ fn what_is_pushed_is_in_the_log_with_every_field() {
 
 #[test]
 fn a_slot_goes_home_as_soon_as_its_bytes_are_staged() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 10);
     assert_eq!(bench.slots_out(), 10);
     bench.poll();
@@ -47,7 +49,7 @@ fn a_slot_goes_home_as_soon_as_its_bytes_are_staged() {
 
 #[test]
 fn a_write_waits_for_enough_events_or_the_interval() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 99);
     let work = bench.poll();
     assert_eq!(bench.ring.pending_writes(), 0);
@@ -66,7 +68,7 @@ fn a_write_waits_for_enough_events_or_the_interval() {
 
 #[test]
 fn the_count_is_a_trigger_and_no_cap() {
-    let mut bench = Bench::new(AppenderOptions { staging_bytes: 1 << 20, ..small() }, MemFile::default());
+    let mut bench = Bench::new(AppenderOptions { staging_bytes: 1 << 20, ..small() }, SimDisk::new());
     bench.push_many(Tier::Batch, 700);
     bench.poll();
     bench.complete();
@@ -75,7 +77,7 @@ fn the_count_is_a_trigger_and_no_cap() {
 
 #[test]
 fn realtime_is_staged_before_what_came_earlier() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 3);
     bench.push_many(Tier::Transactional, 3);
     bench.push_many(Tier::Realtime, 3);
@@ -85,7 +87,7 @@ fn realtime_is_staged_before_what_came_earlier() {
 
 #[test]
 fn batch_is_not_starved_by_transactional() {
-    let mut bench = Bench::new(AppenderOptions { staging_bytes: 1 << 20, poll_events_max: 256, ..small() }, MemFile::default());
+    let mut bench = Bench::new(AppenderOptions { staging_bytes: 1 << 20, poll_events_max: 256, ..small() }, SimDisk::new());
     bench.push_many(Tier::Transactional, 1000);
     bench.push_many(Tier::Batch, 1000);
     bench.poll();
@@ -95,13 +97,13 @@ fn batch_is_not_starved_by_transactional() {
 
 #[test]
 fn the_tail_block_is_rewritten_with_its_old_bytes() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     let mut before = Vec::new();
     for _ in 0..50 {
         bench.push_many(Tier::Batch, 100);
         bench.poll();
         assert!(bench.complete());
-        let now = bench.ring.file.content();
+        let now = active(&bench.ring.disk);
         let valid = bench.log.status().written_bytes() as usize;
         assert_eq!(now[..before.len()], before, "what was written stays as it was");
         assert!(now[valid..].iter().all(|byte| *byte == 0), "behind the valid end there are zeros");
@@ -117,7 +119,7 @@ fn the_tail_block_is_rewritten_with_its_old_bytes() {
 
 #[test]
 fn full_buffers_stop_the_inlets_until_a_write_completes() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     let body = vec![b'x'; 1500];
     for _ in 0..100 {
         // 100 medium events are more than two buffers of 16 KiB hold; the small pool gives eight at a time.
@@ -139,7 +141,7 @@ fn full_buffers_stop_the_inlets_until_a_write_completes() {
 
 #[test]
 fn short_writes_lose_no_byte() {
-    let mut bench = Bench::new(AppenderOptions { staging_bytes: 64 << 10, ..small() }, MemFile::default());
+    let mut bench = Bench::new(AppenderOptions { staging_bytes: 64 << 10, ..small() }, SimDisk::new());
     bench.push_many(Tier::Batch, 900);
     for len in [1, 4095, 4096, 5000, 0, 8192, 12_287] {
         bench.ring.write_fates.push_back(WriteFate::Short(len));
@@ -152,7 +154,7 @@ fn short_writes_lose_no_byte() {
 
 #[test]
 fn a_write_that_lacks_only_padding_is_whole() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push(Tier::Batch);
     bench.advance(Nanos::from_millis(1));
     bench.poll();
@@ -165,7 +167,7 @@ fn a_write_that_lacks_only_padding_is_whole() {
 
 #[test]
 fn no_space_is_waited_out_with_the_gate_closed() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.ring.write_fates.extend([WriteFate::Short(4096), WriteFate::Refused(libc::ENOSPC), WriteFate::Refused(libc::EDQUOT)]);
     bench.poll();
@@ -186,12 +188,12 @@ fn no_space_is_waited_out_with_the_gate_closed() {
     assert_eq!(bench.log.status().state(), StoreState::Running);
     assert_eq!(ids(&bench), (1..=100).collect::<Vec<u64>>());
     assert!(bench.log.finish(WallNanos(2)).unwrap());
-    assert!(verify(&bench.ring.file).unwrap().closed);
+    assert!(verify(bench.ring.disk.clone(), 0).unwrap().closed);
 }
 
 #[test]
 fn an_interrupted_write_is_tried_again_with_the_gate_open() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.ring.write_fates.extend([WriteFate::Refused(libc::EINTR), WriteFate::Refused(libc::EAGAIN)]);
     bench.run_to_the_end();
@@ -201,7 +203,7 @@ fn an_interrupted_write_is_tried_again_with_the_gate_open() {
 
 #[test]
 fn a_failed_write_ends_the_store_and_the_ledger_balances() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.poll();
     bench.complete();
@@ -229,7 +231,7 @@ fn a_failed_write_ends_the_store_and_the_ledger_balances() {
 
 #[test]
 fn a_failed_sync_ends_the_store_and_is_never_repeated() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.poll();
     bench.complete();
@@ -249,7 +251,7 @@ fn a_failed_sync_ends_the_store_and_is_never_repeated() {
 
 #[test]
 fn a_sync_covers_only_writes_that_had_completed() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.poll();
     bench.complete();
@@ -274,7 +276,7 @@ fn a_sync_covers_only_writes_that_had_completed() {
 #[test]
 fn group_commit_waits_for_its_interval_or_its_bytes() {
     let options = AppenderOptions { commit_bytes: 10_000, ..small() };
-    let mut bench = Bench::new(options, MemFile::default());
+    let mut bench = Bench::new(options, SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.poll();
     bench.complete();
@@ -290,7 +292,7 @@ fn group_commit_waits_for_its_interval_or_its_bytes() {
 
 #[test]
 fn with_always_a_written_batch_is_durable() {
-    let mut bench = Bench::new(with(Durability::Always), MemFile::default());
+    let mut bench = Bench::new(with(Durability::Always), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.poll();
     bench.complete();
@@ -302,7 +304,7 @@ fn with_always_a_written_batch_is_durable() {
 
 #[test]
 fn with_none_nothing_is_synced_until_the_log_is_closed() {
-    let mut bench = Bench::new(with(Durability::None), MemFile::default());
+    let mut bench = Bench::new(with(Durability::None), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.run_to_the_end();
     assert_eq!((bench.ring.syncs, bench.log.status().durable_sequence()), (0, 0));
@@ -312,7 +314,7 @@ fn with_none_nothing_is_synced_until_the_log_is_closed() {
 
 #[test]
 fn progress_tells_each_producer_how_much_of_its_own_is_written() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Realtime, 2);
     bench.push_many(Tier::Batch, 100);
     bench.poll(); // in flight
@@ -327,10 +329,10 @@ fn progress_tells_each_producer_how_much_of_its_own_is_written() {
 #[test]
 fn the_file_is_allocated_ahead_and_cut_at_the_end() {
     let options = AppenderOptions { allocate_bytes: 64 << 10, ..small() };
-    let mut bench = Bench::new(options, MemFile::default());
+    let mut bench = Bench::new(options, SimDisk::new());
     bench.start();
     bench.complete();
-    assert!(bench.ring.file.content().len() > 64 << 10);
+    assert!(active(&bench.ring.disk).len() > 64 << 10);
     for _ in 0..40 {
         bench.push_many(Tier::Batch, 100);
         bench.poll();
@@ -339,15 +341,15 @@ fn the_file_is_allocated_ahead_and_cut_at_the_end() {
     assert!(bench.counters.allocations.get() > 1);
     bench.run_to_the_end();
     assert!(bench.log.finish(WallNanos(2)).unwrap());
-    assert_eq!(bench.ring.file.content().len() as u64, bench.log.status().written_bytes());
-    let report = verify(&bench.ring.file).unwrap();
+    assert_eq!(active(&bench.ring.disk).len() as u64, bench.log.status().written_bytes());
+    let report = verify(bench.ring.disk.clone(), 0).unwrap();
     assert_eq!((report.records, report.torn, report.closed), (4000, None, true));
 }
 
 #[test]
 fn without_allocation_ahead_everything_else_works() {
     for errno in [libc::EOPNOTSUPP, libc::ENOSPC] {
-        let mut bench = Bench::new(AppenderOptions { allocate_bytes: 64 << 10, ..small() }, MemFile::default());
+        let mut bench = Bench::new(AppenderOptions { allocate_bytes: 64 << 10, ..small() }, SimDisk::new());
         bench.ring.allocate_errno = Some(errno);
         bench.start();
         bench.push_many(Tier::Batch, 100);
@@ -360,7 +362,7 @@ fn without_allocation_ahead_everything_else_works() {
 
 #[test]
 fn a_log_goes_on_where_the_last_run_left_it() {
-    let file = MemFile::default();
+    let file = SimDisk::new();
     let mut first = Bench::new(small(), file.clone());
     first.push_many(Tier::Batch, 123);
     first.run_to_the_end();
@@ -381,7 +383,7 @@ fn a_log_goes_on_where_the_last_run_left_it() {
 
 #[test]
 fn latencies_are_recorded_per_tier_and_stage() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push(Tier::Realtime);
     bench.push(Tier::Batch);
     bench.run_to_the_end();
@@ -394,7 +396,7 @@ fn latencies_are_recorded_per_tier_and_stage() {
 
 #[test]
 fn the_first_batch_begins_behind_the_mark_in_the_second_block() {
-    let mut bench = Bench::new(small(), MemFile::default());
+    let mut bench = Bench::new(small(), SimDisk::new());
     bench.push_many(Tier::Batch, 100);
     bench.poll();
     assert_eq!(bench.ring.writes[0].0, FIRST_BATCH_OFFSET);
@@ -405,5 +407,5 @@ fn an_appender_can_move_to_its_runner() {
     fn is_send<T: Send>() {}
     is_send::<crate::storage::Appender>();
     is_send::<crate::storage::dead_letter::DeadLetterSender>();
-    is_send::<crate::storage::OpenLog<crate::storage::DiskFile>>();
+    is_send::<crate::storage::OpenLog<crate::storage::DiskFolder>>();
 }

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use crate::pool::Source;
 use crate::storage::folder::{DataFolder, LOCK_FILE_NAME, OpenRefusal};
 use crate::storage::format::{BATCH_HEADER_BYTES, RecordHeader};
-use crate::storage::log_file::DiskFile;
-use crate::storage::reader::verify;
+use crate::storage::node_reader::verify;
 use crate::storage::staging::{OpenBatch, SealFacts};
 use crate::storage::testing::{a_log, identity};
+use crate::storage::{DiskFolder, SegmentOptions};
 use crate::sys::clock::WallNanos;
 use crate::sys::memory::StagingBuffer;
 use crate::wire::{Priority, Tier};
@@ -40,12 +40,11 @@ fn a_folder_is_made_and_its_log_opened_again_and_again() {
     let path = place.path().join("deep/data");
     for epoch in 1..=3 {
         let folder = DataFolder::open(&path, 1).unwrap();
-        let mut log = folder.open_log(identity(), true).unwrap();
+        let mut log = folder.open_log(identity(), SegmentOptions::default()).unwrap();
         assert_eq!(log.epoch(), epoch);
         assert!(log.finish(WallNanos(3)).unwrap());
     }
-    let file = DiskFile::open_to_read(&path.join("events.bin")).unwrap();
-    let report = verify(&file).unwrap();
+    let report = verify(DiskFolder::to_read(&path), 0).unwrap();
     assert_eq!((report.openings, report.closed, report.torn), (3, true, None));
     assert_eq!(report.file_bytes, report.valid_bytes);
 }
@@ -103,7 +102,7 @@ fn damage_is_refused_with_its_place_and_not_changed() {
     bytes[4096 + 96 + 10] ^= 1;
     fs::write(place.path().join("events.bin"), &bytes).unwrap();
     let folder = DataFolder::open(place.path(), 1).unwrap();
-    let refusal = folder.open_log(identity(), true).unwrap_err();
+    let refusal = folder.open_log(identity(), SegmentOptions::default()).unwrap_err();
     assert!(refusal.is_damage());
     assert!(refusal.to_string().contains("damage at byte 4192"), "{refusal}");
     assert_eq!(fs::read(place.path().join("events.bin")).unwrap(), bytes);
@@ -152,16 +151,21 @@ fn holds_a_folder_until_its_input_ends() {
 fn direct_writes_and_the_page_cache_see_the_same_file() {
     let place = tempfile::tempdir().unwrap();
     let folder = DataFolder::open(place.path(), 1).unwrap();
-    let mut log = folder.open_log(identity(), true).unwrap();
-    assert!(!log.file().file_system().is_empty());
-    let position = log.position().unwrap();
+    let mut log = folder.open_log(identity(), SegmentOptions::default()).unwrap();
+    let is_direct = {
+        let file = log.keeper().unwrap().active();
+        assert!(!file.file_system().is_empty());
+        file.is_direct()
+    };
+    let position = log.position();
     assert_eq!(position.tail.len(), BATCH_HEADER_BYTES, "the mark is read back");
     let mut writer = fs::OpenOptions::new();
-    writer.write(true).custom_flags(if log.file().is_direct() { libc::O_DIRECT } else { 0 });
+    writer.write(true).custom_flags(if is_direct { libc::O_DIRECT } else { 0 });
     let writer = writer.open(place.path().join("events.bin")).unwrap();
 
     let map = || StagingBuffer::map(16 << 10).unwrap();
-    let mut batch = OpenBatch::new(map(), position.offset - position.tail.len() as u64, &position.tail);
+    let so_far = position.so_far;
+    let mut batch = OpenBatch::new(map(), position.fd, so_far.offset - position.tail.len() as u64, &position.tail);
     let record = RecordHeader {
         id: 1,
         received_at: WallNanos(1),
@@ -170,11 +174,11 @@ fn direct_writes_and_the_page_cache_see_the_same_file() {
         source: Source::Tcp,
         topic_bytes: 1,
     };
-    let (mut sequence, mut chain) = (position.next_sequence, position.chain);
+    let (mut sequence, mut chain) = (so_far.end_sequence, so_far.chain);
     for _ in 0..20 {
         (0..30).for_each(|_| assert!(batch.push(&record, b"topic and body")));
         let facts = SealFacts {
-            log_id: position.log_id,
+            log_id: so_far.log_id,
             epoch: position.epoch,
             first_sequence: sequence,
             sealed_at: WallNanos(2),
@@ -184,11 +188,11 @@ fn direct_writes_and_the_page_cache_see_the_same_file() {
         };
         let (sealed, buffer) = batch.seal(&facts, map());
         writer.write_all_at(&buffer[..sealed.padded], sealed.offset).unwrap();
-        (sequence, chain) = (sealed.end_sequence, sealed.chain);
+        (sequence, chain) = (sealed.header.end_sequence(), sealed.chain);
         log.status().set_written(sequence, sealed.offset + sealed.end as u64, chain);
-        assert_eq!(verify(log.file()).unwrap().records, sequence, "a reader sees it at once");
+        assert_eq!(verify(DiskFolder::to_read(place.path()), 0).unwrap().records, sequence, "a reader sees it at once");
     }
     assert!(log.finish(WallNanos(3)).unwrap());
-    let report = verify(log.file()).unwrap();
+    let report = verify(DiskFolder::to_read(place.path()), 0).unwrap();
     assert_eq!((report.records, report.closed, report.torn), (600, true, None));
 }

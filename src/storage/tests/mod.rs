@@ -4,3 +4,4 @@ mod appender;
 mod dead_letter;
 mod folder;
 mod recovery;
+mod segments;

@@ -1,16 +1,22 @@
 use proptest::prelude::*;
 
-use crate::storage::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, SEGMENT_HEADER_BYTES};
-use crate::storage::log_file::LogFile;
-use crate::storage::reader::{LogReader, MergeOrder, MergedReader, ReadError, verify};
-use crate::storage::recovery::{LogFault, OpenLog, recover};
-use crate::storage::testing::{MemFile, a_log, identity};
+use crate::sim::disk::SimDisk;
+use crate::storage::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FOOTER_BYTES, SEGMENT_HEADER_BYTES,
+};
+use crate::storage::log_file::LogFolder;
+use crate::storage::node_reader::{MergeOrder, MergedReader, NodeReader, verify};
+use crate::storage::open::OpenLog;
+use crate::storage::reader::ReadError;
+use crate::storage::segments::LogFault;
+use crate::storage::testing::{a_log, active, disk_of, frozen, identity, recover_disk};
 use crate::storage::walk::{Fault, Step, Walk};
+use crate::storage::{LogIdentity, SegmentOptions};
 
 /// Where batches begin, and their headers.
 fn batches(bytes: &[u8]) -> Vec<(usize, BatchHeader)> {
-    let file = MemFile::of(bytes.to_vec());
-    let mut walk = Walk::open(&file).unwrap().unwrap();
+    let file = disk_of(bytes).open("events.bin").unwrap();
+    let mut walk = Walk::open(file).unwrap().unwrap();
     let mut found = Vec::new();
     while let Step::Batch(header, offset) = walk.step(None).unwrap() {
         found.push((offset as usize, header));
@@ -19,9 +25,19 @@ fn batches(bytes: &[u8]) -> Vec<(usize, BatchHeader)> {
 }
 
 fn payloads(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let file = MemFile::of(bytes.to_vec());
-    let records = LogReader::open(&file).unwrap().into_records();
+    let records = NodeReader::open(disk_of(bytes), 0).unwrap().into_records();
     records.map_while(Result::ok).map(|record| record.body).collect()
+}
+
+/// The bytes of the first segment: of the sealed one without its footer, where it was cut.
+fn kept(disk: &SimDisk) -> Vec<u8> {
+    match disk.content().remove("events.node0.00000000000000000000.bin") {
+        Some(mut sealed) => {
+            sealed.truncate(sealed.len() - FOOTER_BYTES);
+            sealed
+        }
+        None => active(disk),
+    }
 }
 
 fn reseal(bytes: &mut [u8], at: usize) {
@@ -39,24 +55,24 @@ fn a_file_cut_at_any_byte_keeps_exactly_its_valid_prefix() {
     let log = a_log(4, 3);
     let starts = batches(&log);
     for len in 0..=log.len() {
-        let file = MemFile::of(log[..len].to_vec());
-        let report = recover(&file).unwrap_or_else(|fault| panic!("cut at {len}: {fault:?}"));
+        let file = disk_of(&log[..len]);
+        let report = recover_disk(&file).unwrap_or_else(|fault| panic!("cut at {len}: {fault:?}"));
         let valid = starts.iter().map(|(at, header)| at + header.batch_bytes() as usize).filter(|end| *end <= len).max();
         if len < SEGMENT_HEADER_BYTES {
-            assert_eq!((file.len().unwrap(), report.cut_bytes), (0, len as u64), "cut at {len}");
+            assert_eq!((report.valid_bytes, report.cut_bytes), (FIRST_BATCH_OFFSET, len as u64), "cut at {len}");
             continue;
         }
         let valid = valid.unwrap_or(FIRST_BATCH_OFFSET as usize);
-        assert_eq!(report.valid_bytes, valid as u64, "cut at {len}");
-        assert_eq!(file.content()[..valid.min(len)], log[..valid.min(len)], "cut at {len}");
+        let kept = kept(&file);
+        assert_eq!(kept[..valid.min(len)], log[..valid.min(len)], "cut at {len}");
         if len > valid {
-            assert_eq!(file.len().unwrap(), valid as u64, "cut at {len}");
+            assert_eq!(kept.len(), valid, "cut at {len}");
             // Counted up to the last byte that is not zero.
             let last = log[valid..len].iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
             assert_eq!(report.cut_bytes, last as u64, "cut at {len}");
         }
         // It opens, and goes on.
-        let reopened = OpenLog::open(file, identity()).unwrap();
+        let reopened = OpenLog::open(file, identity(), SegmentOptions::default()).unwrap();
         assert_eq!(reopened.report().next_sequence, report.next_sequence);
     }
 }
@@ -70,10 +86,10 @@ fn recovering_twice_gives_the_same_bytes() {
     for bytes in
         [log.clone(), zeros, garbage, log[..log.len() - 50].to_vec(), log[..10].to_vec(), log[..100].to_vec(), Vec::new()]
     {
-        let file = MemFile::of(bytes);
-        let first = recover(&file).unwrap();
+        let file = disk_of(&bytes);
+        let first = recover_disk(&file).unwrap();
         let once = file.content();
-        let second = recover(&file).unwrap();
+        let second = recover_disk(&file).unwrap();
         assert_eq!(file.content(), once);
         assert_eq!((second.valid_bytes, second.cut_bytes), (first.valid_bytes, 0));
     }
@@ -84,17 +100,17 @@ fn a_tail_of_zeros_is_left_alone_and_no_loss() {
     let mut bytes = unclosed(&a_log(3, 3));
     let valid = bytes.len();
     bytes.resize(valid + 300 * BLOCK_BYTES, 0);
-    let report = recover(&MemFile::frozen(bytes)).unwrap();
+    let report = recover_disk(&frozen(&bytes)).unwrap();
     assert_eq!((report.valid_bytes, report.cut_bytes, report.cut_fault), (valid as u64, 0, None));
 }
 
 #[test]
 fn a_tail_of_garbage_is_cut_and_counted() {
     let log = unclosed(&a_log(3, 3));
-    let file = MemFile::of([log.clone(), vec![0xAB; 777], vec![0; 10_000]].concat());
-    let report = recover(&file).unwrap();
+    let file = disk_of(&[log.clone(), vec![0xAB; 777], vec![0; 10_000]].concat());
+    let report = recover_disk(&file).unwrap();
     assert_eq!((report.cut_bytes, report.records), (777, 9));
-    assert_eq!(file.content(), log);
+    assert_eq!(kept(&file), log);
 }
 
 #[test]
@@ -105,16 +121,16 @@ fn any_flipped_bit_is_found_and_never_gives_a_wrong_payload() {
     for at in (0..log.len()).filter(|at| !padding.contains(at)) {
         let mut bytes = log.clone();
         bytes[at] ^= 1 << (at % 8);
-        let file = MemFile::frozen(bytes);
+        let file = frozen(&bytes);
         // The closing mark calls everything before it durable, and only it can pass for a torn tail.
         if at < log.len() - BATCH_HEADER_BYTES {
-            match recover(&file) {
+            match recover_disk(&file) {
                 Err(LogFault::Damaged(damage)) => assert!(damage.offset as usize <= at, "byte {at}"),
                 Err(LogFault::Foreign) => assert!(at < 8, "byte {at}"),
                 other => panic!("byte {at}: {other:?}"),
             }
         }
-        if let Ok(reader) = LogReader::open(&file) {
+        if let Ok(reader) = NodeReader::open(file.clone(), 0) {
             let read: Vec<Vec<u8>> = reader.into_records().map_while(Result::ok).map(|record| record.body).collect();
             assert_eq!(read[..], whole[..read.len()], "byte {at}: a prefix, and no other payload");
         }
@@ -127,10 +143,10 @@ fn damage_that_nothing_later_calls_durable_is_cut_as_a_torn_tail() {
     let (last, header) = *batches(&log).last().unwrap();
     let mut bytes = log.clone();
     bytes[last + BATCH_HEADER_BYTES + 5] ^= 1;
-    let file = MemFile::of(bytes);
-    let report = recover(&file).unwrap();
+    let file = disk_of(&bytes);
+    let report = recover_disk(&file).unwrap();
     assert_eq!((report.cut_fault, report.next_sequence), (Some(Fault::Payload), header.first_sequence));
-    assert_eq!(file.content(), log[..last]);
+    assert_eq!(kept(&file), log[..last]);
 }
 
 #[test]
@@ -140,7 +156,7 @@ fn damage_names_the_lost_sequences() {
     let (at, header) = starts[2];
     assert_eq!(header.mark, BatchMark::Data);
     log[at + BATCH_HEADER_BYTES + 3] ^= 4;
-    let LogFault::Damaged(damage) = recover(&MemFile::frozen(log.clone())).unwrap_err() else { panic!("it is damage") };
+    let LogFault::Damaged(damage) = recover_disk(&frozen(&log)).unwrap_err() else { panic!("it is damage") };
     assert_eq!((damage.offset, damage.first_lost), (at as u64, header.first_sequence));
     assert_eq!(damage.resume, Some((starts[3].0 as u64, header.end_sequence())));
     assert_eq!(
@@ -148,7 +164,7 @@ fn damage_names_the_lost_sequences() {
         format!("damage at byte {at} (batch payload: its checksum does not fit): records 3 to 5 lost")
     );
 
-    let report = verify(&MemFile::frozen(log)).unwrap();
+    let report = verify(frozen(&log), 0).unwrap();
     assert_eq!((report.damage_count, report.records, report.closed), (1, 12, true));
 }
 
@@ -159,7 +175,7 @@ fn several_damages_are_all_found() {
     for index in [1, 2, 5] {
         log[starts[index].0 + 20] ^= 0xFF;
     }
-    let report = verify(&MemFile::frozen(log)).unwrap();
+    let report = verify(frozen(&log), 0).unwrap();
     assert_eq!((report.damage_count, report.records), (2, 18), "batches 1 and 2 are one hole");
     assert!(!report.is_whole());
 }
@@ -171,13 +187,13 @@ fn a_duplicated_batch_is_cut_and_a_missing_one_is_damage() {
     let batch = |index: usize| &log[starts[index].0..starts[index + 1].0];
 
     let twice = [&log[..starts[2].0], batch(1)].concat();
-    let report = recover(&MemFile::of(twice)).unwrap();
+    let report = recover_disk(&disk_of(&twice)).unwrap();
     assert_eq!(report.cut_fault, Some(Fault::Sequence { expected: 3, found: 0 }));
     assert_eq!(report.next_sequence, 3);
 
     // Without batch 2; batch 3 knows that it was durable.
     let gapped = [&log[..starts[2].0], &log[starts[3].0..]].concat();
-    let LogFault::Damaged(damage) = recover(&MemFile::frozen(gapped)).unwrap_err() else { panic!("it is damage") };
+    let LogFault::Damaged(damage) = recover_disk(&frozen(&gapped)).unwrap_err() else { panic!("it is damage") };
     assert_eq!(damage.fault, Fault::Sequence { expected: 3, found: 6 });
     assert_eq!(damage.resume, Some((starts[2].0 as u64, 6)));
 }
@@ -190,8 +206,9 @@ fn a_batch_of_an_older_epoch_or_another_log_is_not_taken() {
         let mut bytes = log.clone();
         bytes[last + at] = value;
         reseal(&mut bytes, last);
-        let report = recover(&MemFile::of(bytes)).unwrap();
-        assert_eq!((report.cut_fault, report.valid_bytes), (Some(fault), last as u64));
+        let disk = disk_of(&bytes);
+        let report = recover_disk(&disk).unwrap();
+        assert_eq!((report.cut_fault, kept(&disk).len()), (Some(fault), last));
     }
 }
 
@@ -202,7 +219,7 @@ fn a_body_that_looks_like_a_batch_is_not_taken_for_one() {
     (forged.log_id, forged.epoch) = (0x1234, u32::MAX);
     (forged.first_sequence, forged.durable_sequence, forged.durable_bytes) = (1000, u64::MAX, u64::MAX);
     let torn = [unclosed(&a_log(2, 3)), b"half a batch ".to_vec(), forged.encode().to_vec()].concat();
-    let report = recover(&MemFile::of(torn)).unwrap();
+    let report = recover_disk(&disk_of(&torn)).unwrap();
     assert_eq!(report.next_sequence, 6);
     assert!(report.cut_bytes > 0);
 }
@@ -215,36 +232,41 @@ fn a_huge_length_in_a_header_allocates_nothing_and_is_cut() {
         let mut bytes = log.clone();
         bytes[last + 24..last + 28].copy_from_slice(&length.to_le_bytes());
         reseal(&mut bytes, last);
-        let report = recover(&MemFile::of(bytes.clone())).unwrap();
-        assert_eq!(report.valid_bytes, last as u64);
-        let file = MemFile::frozen(bytes);
-        assert_eq!(LogReader::open(&file).unwrap().into_records().filter_map(Result::ok).count(), 3);
+        let disk = disk_of(&bytes);
+        recover_disk(&disk).unwrap();
+        assert_eq!(kept(&disk).len(), last);
+        let file = frozen(&bytes);
+        assert_eq!(NodeReader::open(file.clone(), 0).unwrap().into_records().filter_map(Result::ok).count(), 3);
     }
 }
 
 #[test]
 fn what_is_no_log_is_refused_unchanged() {
     for bytes in [b"abc".to_vec(), vec![7; 100], vec![0x11; 3 * BLOCK_BYTES], vec![0; 2 * BLOCK_BYTES]] {
-        assert!(matches!(recover(&MemFile::frozen(bytes)), Err(LogFault::Foreign)));
+        assert!(matches!(recover_disk(&frozen(&bytes)), Err(LogFault::Foreign)));
     }
     let mut newer = a_log(1, 1);
-    newer[8] = 2;
-    let crc = crc32c::crc32c(&newer[..60]);
-    newer[60..64].copy_from_slice(&crc.to_le_bytes());
-    assert!(matches!(recover(&MemFile::frozen(newer)), Err(LogFault::Version { found: 2 })));
+    newer[8] = 3;
+    let crc = crc32c::crc32c(&newer[..92]);
+    newer[92..96].copy_from_slice(&crc.to_le_bytes());
+    assert!(matches!(recover_disk(&frozen(&newer)), Err(LogFault::Version { found: 3 })));
 }
 
 #[test]
 fn the_log_of_another_node_is_refused() {
-    let other = crate::storage::recovery::LogIdentity { node: 5, ..identity() };
-    let fault = OpenLog::open(MemFile::frozen(a_log(1, 1)), other).unwrap_err();
+    let other = LogIdentity { node: 5, ..identity() };
+    let disk = SimDisk::new();
+    disk.put("events.node5.bin", &a_log(1, 1));
+    disk.stop_after(0);
+    let fault = OpenLog::open(disk, other, SegmentOptions::default()).unwrap_err().fault;
     assert!(matches!(fault, LogFault::OtherNode { found: 0 }));
 }
 
 #[test]
 fn every_opening_has_an_epoch_of_its_own() {
-    let file = MemFile::default();
-    let epochs: Vec<u32> = (0..5).map(|_| OpenLog::open(file.clone(), identity()).unwrap().epoch()).collect();
+    let file = SimDisk::new();
+    let epochs: Vec<u32> =
+        (0..5).map(|_| OpenLog::open(file.clone(), identity(), SegmentOptions::default()).unwrap().epoch()).collect();
     assert_eq!(epochs, [1, 2, 3, 4, 5]);
 }
 
@@ -253,8 +275,8 @@ fn a_damaged_log_is_told_by_a_reader_too() {
     let mut log = a_log(3, 3);
     let at = batches(&log)[1].0;
     log[at + BATCH_HEADER_BYTES] ^= 1;
-    let file = MemFile::frozen(log);
-    let mut reader = LogReader::open(&file).unwrap();
+    let file = frozen(&log);
+    let mut reader = NodeReader::open(file.clone(), 0).unwrap();
     let Err(ReadError::Damaged(damage)) = reader.next() else { panic!("it is damage") };
     assert!(reader.skip(&damage));
     assert_eq!(reader.next().unwrap().unwrap().sequence, 3);
@@ -262,9 +284,9 @@ fn a_damaged_log_is_told_by_a_reader_too() {
 
 #[test]
 fn logs_are_merged_by_time_or_sequence() {
-    let (one, other) = (MemFile::frozen(a_log(2, 3)), MemFile::frozen(a_log(1, 2)));
+    let (one, other) = (frozen(&a_log(2, 3)), frozen(&a_log(1, 2)));
     let merged = |order| {
-        let readers = vec![LogReader::open(&one).unwrap(), LogReader::open(&other).unwrap()];
+        let readers = vec![NodeReader::open(one.clone(), 0).unwrap(), NodeReader::open(other.clone(), 0).unwrap()];
         let mut merged = MergedReader::new(readers, order);
         std::iter::from_fn(move || merged.next().unwrap()).map(|record| record.sequence).collect::<Vec<_>>()
     };
@@ -281,7 +303,7 @@ fn batches_longer_than_the_window_are_read_and_found() {
         let mut bytes = log[..starts[2].0].to_vec();
         bytes.resize((1 << 20) + starts[2].0 - shift, 0xEE);
         bytes.extend_from_slice(&log[starts[3].0..]);
-        let LogFault::Damaged(damage) = recover(&MemFile::frozen(bytes)).unwrap_err() else { panic!("it is damage") };
+        let LogFault::Damaged(damage) = recover_disk(&frozen(&bytes)).unwrap_err() else { panic!("it is damage") };
         assert_eq!(damage.resume.map(|(at, _)| at), Some(((1 << 20) + starts[2].0 - shift) as u64));
     }
 }
@@ -291,12 +313,12 @@ proptest! {
     #[test]
     fn any_tail_of_any_bytes_recovers_to_the_valid_prefix(tail in proptest::collection::vec(any::<u8>(), 1..300), cut in 0usize..200) {
         let log = unclosed(&a_log(2, 3));
-        let kept = log.len() - cut;
-        let bytes = [&log[..kept], &tail].concat();
-        let file = MemFile::of(bytes);
-        let report = recover(&file).unwrap();
-        let valid = report.valid_bytes as usize;
-        prop_assert!(valid <= kept || file.content()[..valid] == log[..valid.min(log.len())]);
-        prop_assert_eq!(recover(&file).unwrap().valid_bytes, report.valid_bytes);
+        let bytes = [&log[..log.len() - cut], &tail].concat();
+        let disk = disk_of(&bytes);
+        let report = recover_disk(&disk).unwrap();
+        let kept = kept(&disk);
+        let same = kept.len().min(log.len() - cut);
+        prop_assert_eq!(&kept[..same], &log[..same]);
+        prop_assert_eq!(recover_disk(&disk).unwrap().next_sequence, report.next_sequence);
     }
 }

@@ -1,35 +1,41 @@
-//! The log's bytes: segment header, batches, records. Pure encoding and decoding, no I/O, no allocation.
+//! The log's bytes: segment header, batches, records, footer. Pure encoding and decoding, no I/O, no allocation.
 //!
 //! ```text
-//! file     = segment header (one block of 4096 bytes) , batch , batch , …  , zeros (preallocated, not written yet)
+//! active   = segment header (one block of 4096 bytes) , batch , batch , …  , unwritten: zeros, or what an earlier use left
+//! sealed   = segment header (one block of 4096 bytes) , batch , batch , …  , footer (128 bytes, the last of the file)
 //! batch    = header (96 bytes) , payload = record , record , …
 //! ```
 //!
-//! Batches follow each other without padding. All integers are little-endian (what every supported host computes with); all bytes not
-//! named are zero and are checked to be.
+//! A log is a row of segments, each a file: sealed ones, and the active one at the end. Sequences, epochs and the chain of checksums go
+//! through all of them. Batches follow each other without padding. All integers are little-endian (what every supported host computes
+//! with); all bytes not named are zero and are checked to be.
 //!
 //! Segment header, at offset 0:
 //!
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `EVSTRLOG` |
-//! | 8 | 2 | version, 1 |
-//! | 10 | 2 | header bytes, 64 |
+//! | 8 | 2 | version, 2 |
+//! | 10 | 2 | header bytes, 96 |
 //! | 12 | 4 | node |
-//! | 16 | 8 | log id: random, the same in every batch of the file |
+//! | 16 | 8 | log id: random, the same in every segment and batch of the log |
 //! | 24 | 8 | created at, wall ns |
 //! | 32 | 8 | first sequence |
-//! | 40 | 4 | epoch: batches of the file have this one or a later one |
+//! | 40 | 4 | epoch: batches of the segment have this one or a later one |
 //! | 44 | 4 | where batches begin, 4096 |
-//! | 48 | 12 | zero |
-//! | 60 | 4 | CRC-32C of bytes 0..60 |
+//! | 48 | 8 | follows: the end sequence of the predecessor; below the first sequence only where a loss was accepted |
+//! | 56 | 4 | chain: what the first batch carries as its chain; the header CRC of the predecessor's last batch, 0 in a new log |
+//! | 60 | 4 | flags: 1 recycled (behind the last batch may lie what an earlier use left), 2 mended (what it follows was repaired, so that the chain may not fit) |
+//! | 64 | 8 | latest receipt of all records before this segment, wall ns |
+//! | 72 | 20 | zero |
+//! | 92 | 4 | CRC-32C of bytes 0..92 |
 //!
 //! Batch header:
 //!
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `EVSTRBAT` |
-//! | 8 | 2 | version, 1 |
+//! | 8 | 2 | version, 2 |
 //! | 10 | 2 | header bytes, 96 |
 //! | 12 | 4 | mark: 0 data, 1 opened (a new epoch begins), 2 closed in good order |
 //! | 16 | 8 | log id |
@@ -37,26 +43,54 @@
 //! | 28 | 4 | record count |
 //! | 32 | 8 | first sequence; record *i* has this plus *i* |
 //! | 40 | 8 | sealed at, wall ns |
-//! | 48 | 8 | durable sequence known when sealed: everything below was on stable storage |
-//! | 56 | 8 | durable bytes known when sealed: everything of the file below was on stable storage |
+//! | 48 | 8 | durable sequence known when sealed: everything below was on stable storage, in whatever segment |
+//! | 56 | 8 | durable bytes known when sealed: everything of this file below was on stable storage |
 //! | 64 | 8 | highest event id of the batch, 0 without records |
 //! | 72 | 4 | epoch |
-//! | 76 | 4 | chain: the header CRC of the predecessor (of the segment header, for the first batch) |
-//! | 80 | 8 | zero |
+//! | 76 | 4 | chain: the header CRC of the predecessor (for the first batch of a segment: as its header says) |
+//! | 80 | 8 | latest receipt of its records, wall ns, 0 without records |
 //! | 88 | 4 | CRC-32C of the payload |
 //! | 92 | 4 | CRC-32C of bytes 0..92, so of the payload too |
+//!
+//! Footer, right behind the last batch of a sealed segment:
+//!
+//! | at | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `EVSTREND` |
+//! | 8 | 2 | version, 2 |
+//! | 10 | 2 | footer bytes, 128 |
+//! | 12 | 4 | epoch of the last batch |
+//! | 16 | 8 | log id |
+//! | 24 | 8 | first sequence |
+//! | 32 | 8 | end sequence: that of the next segment's first record |
+//! | 40 | 8 | its own place: where batches end |
+//! | 48 | 8 | batches with records |
+//! | 56 | 8 | highest event id, 0 without records |
+//! | 64 | 8 | when the first batch with records was sealed, wall ns, 0 without records |
+//! | 72 | 8 | when the last one was |
+//! | 80 | 8 | latest receipt of all records up to here, in this segment or before: it only grows, so segments can be searched by it |
+//! | 88 | 4 | chain: the header CRC of the last batch |
+//! | 92 | 4 | node |
+//! | 96 | 28 | zero |
+//! | 124 | 4 | CRC-32C of bytes 0..124 |
 //!
 //! Record: `u32` record bytes (all of it), `u64` event id, `u64` received at (wall ns), `u8` priority, `u8` tier, `u8` source, `u8` zero,
 //! `u16` topic bytes, topic, body.
 //!
 //! Invariants:
-//! - **F1** All-zero bytes parse as nothing: both magics differ from zero.
+//! - **F1** All-zero bytes parse as nothing: no magic is zero.
 //! - **F2** Nothing is believed before its CRC has been checked, and no length beyond [`BATCH_BYTES_MAX`] even then: a decoder never
 //!   allocates on a claimed length.
 //! - **F3** Any flipped bit of a batch is found: header bytes by the header CRC, payload bytes by the payload CRC that it covers.
 //! - **F4** The log id is secret to senders (a random number), so a body that looks like a batch is not taken for one.
+//! - **F5** A batch that an earlier use of its file left is never taken for one of now: all its sequences are lower than the segment's
+//!   first, or its epoch is older than that of the batches before it.
 //!
 //! CRC-32C (Castagnoli) as in RFC 3720 B.4, the `crc32c` crate.
+
+mod segment;
+
+pub use segment::{FOOTER_BYTES, FOOTER_MAGIC, Footer, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SegmentHeader};
 
 use crate::pool::Source;
 use crate::sys::clock::WallNanos;
@@ -64,8 +98,6 @@ use crate::wire::{Priority, Tier};
 
 /// The block that direct writes are made of, and that a torn write is assumed not to tear.
 pub const BLOCK_BYTES: usize = 4096;
-/// Bytes of the segment header that mean something; it fills a block of its own.
-pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// Where the first batch begins.
 pub const FIRST_BATCH_OFFSET: u64 = BLOCK_BYTES as u64;
 /// Bytes of a batch header.
@@ -75,14 +107,11 @@ pub const RECORD_HEADER_BYTES: usize = 26;
 /// The largest batch, header included: a reader's buffer is bounded by this. Four of the largest frames that the wire admits (2^24).
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// The version written; others are refused.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
-/// The first bytes of every log file.
-pub const SEGMENT_MAGIC: [u8; 8] = *b"EVSTRLOG";
 /// The first bytes of every batch.
 pub const BATCH_MAGIC: [u8; 8] = *b"EVSTRBAT";
 
-const _: () = assert!(FIRST_BATCH_OFFSET as usize >= SEGMENT_HEADER_BYTES);
 const _: () = assert!(RECORD_HEADER_BYTES == 4 + 8 + 8 + 4 + 2);
 const _: () = assert!(BATCH_BYTES_MAX < u32::MAX as usize);
 
@@ -130,70 +159,6 @@ impl std::fmt::Display for FormatError {
 
 impl std::error::Error for FormatError {}
 
-/// The identity of a log file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentHeader {
-    /// The node whose events these are.
-    pub node: u32,
-    /// Random; repeated in every batch (F4).
-    pub log_id: u64,
-    /// When the file was made.
-    pub created_at: WallNanos,
-    /// Sequence of the first record.
-    pub first_sequence: u64,
-    /// The first epoch in it.
-    pub epoch: u32,
-}
-
-impl SegmentHeader {
-    /// The bytes at the start of the file.
-    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut out = [0; SEGMENT_HEADER_BYTES];
-        out[0..8].copy_from_slice(&SEGMENT_MAGIC);
-        out[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        out[10..12].copy_from_slice(&(SEGMENT_HEADER_BYTES as u16).to_le_bytes());
-        out[12..16].copy_from_slice(&self.node.to_le_bytes());
-        out[16..24].copy_from_slice(&self.log_id.to_le_bytes());
-        out[24..32].copy_from_slice(&self.created_at.0.to_le_bytes());
-        out[32..40].copy_from_slice(&self.first_sequence.to_le_bytes());
-        out[40..44].copy_from_slice(&self.epoch.to_le_bytes());
-        out[44..48].copy_from_slice(&(FIRST_BATCH_OFFSET as u32).to_le_bytes());
-        let crc = crc32c::crc32c(&out[..60]);
-        out[60..64].copy_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    /// Reads the header and its CRC, which is the chain value of the first batch.
-    ///
-    /// # Errors
-    /// See [`FormatError`].
-    pub fn decode(bytes: &[u8]) -> Result<(Self, u32), FormatError> {
-        let bytes = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(FormatError::Short)?;
-        if bytes[..8] != SEGMENT_MAGIC {
-            return Err(FormatError::Magic);
-        }
-        let crc = u32_at(bytes, 60);
-        if crc32c::crc32c(&bytes[..60]) != crc {
-            return Err(FormatError::Checksum);
-        }
-        if u16_at(bytes, 8) != FORMAT_VERSION {
-            return Err(FormatError::Version { found: u16_at(bytes, 8) });
-        }
-        let fixed = u16_at(bytes, 10) as usize == SEGMENT_HEADER_BYTES && u64::from(u32_at(bytes, 44)) == FIRST_BATCH_OFFSET;
-        if !fixed || bytes[48..60] != [0; 12] {
-            return Err(FormatError::Field);
-        }
-        let header = Self {
-            node: u32_at(bytes, 12),
-            log_id: u64_at(bytes, 16),
-            created_at: WallNanos(u64_at(bytes, 24)),
-            first_sequence: u64_at(bytes, 32),
-            epoch: u32_at(bytes, 40),
-        };
-        Ok((header, crc))
-    }
-}
-
 /// What a batch is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -231,6 +196,8 @@ pub struct BatchHeader {
     pub epoch: u32,
     /// The header CRC of the predecessor.
     pub chain: u32,
+    /// The latest receipt of its records, 0 without records.
+    pub latest_receipt: WallNanos,
     /// CRC-32C of the payload.
     pub payload_crc: u32,
 }
@@ -253,6 +220,7 @@ impl BatchHeader {
         out[64..72].copy_from_slice(&self.highest_event_id.to_le_bytes());
         out[72..76].copy_from_slice(&self.epoch.to_le_bytes());
         out[76..80].copy_from_slice(&self.chain.to_le_bytes());
+        out[80..88].copy_from_slice(&self.latest_receipt.0.to_le_bytes());
         out[88..92].copy_from_slice(&self.payload_crc.to_le_bytes());
         let crc = crc32c::crc32c(&out[..92]);
         out[92..96].copy_from_slice(&crc.to_le_bytes());
@@ -293,10 +261,10 @@ impl BatchHeader {
             highest_event_id: u64_at(bytes, 64),
             epoch: u32_at(bytes, 72),
             chain: u32_at(bytes, 76),
+            latest_receipt: WallNanos(u64_at(bytes, 80)),
             payload_crc: u32_at(bytes, 88),
         };
-        let fixed = u16_at(bytes, 10) as usize == BATCH_HEADER_BYTES && bytes[80..88] == [0; 8];
-        if !fixed || !header.lengths_fit() {
+        if u16_at(bytes, 10) as usize != BATCH_HEADER_BYTES || !header.lengths_fit() {
             return Err(FormatError::Field);
         }
         Ok((header, crc))
@@ -413,12 +381,9 @@ mod tests {
             highest_event_id: 99,
             epoch: 3,
             chain: 0xdead_beef,
+            latest_receipt: WallNanos(1_699_999_999_000_000_000),
             payload_crc: 0x0102_0304,
         }
-    }
-
-    fn a_segment() -> SegmentHeader {
-        SegmentHeader { node: 2, log_id: 77, created_at: WallNanos(5), first_sequence: 9, epoch: 4 }
     }
 
     /// Both CRCs fit; only the ranges of the fields stand between these bytes and the reader.
@@ -430,14 +395,12 @@ mod tests {
 
     #[test]
     fn all_zero_bytes_parse_as_nothing() {
-        assert_eq!(SegmentHeader::decode(&[0; BLOCK_BYTES]).unwrap_err(), FormatError::Magic);
         assert_eq!(BatchHeader::decode(&[0; BLOCK_BYTES]).unwrap_err(), FormatError::Magic);
         assert_eq!(decode_record(&[0; 64]).unwrap_err(), FormatError::Field);
     }
 
     #[test]
     fn headers_come_back_as_they_went() {
-        assert_eq!(SegmentHeader::decode(&a_segment().encode()).unwrap().0, a_segment());
         assert_eq!(BatchHeader::decode(&a_batch().encode()).unwrap().0, a_batch());
         for mark in [BatchMark::Opened, BatchMark::Closed] {
             let batch = BatchHeader { mark, payload_bytes: 0, record_count: 0, ..a_batch() };
@@ -451,11 +414,6 @@ mod tests {
             let mut bytes = a_batch().encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(BatchHeader::decode(&bytes).is_err(), "bit {bit} of the batch header");
-        }
-        for bit in 0..SEGMENT_HEADER_BYTES * 8 {
-            let mut bytes = a_segment().encode();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(SegmentHeader::decode(&bytes).is_err(), "bit {bit} of the segment header");
         }
     }
 
@@ -476,13 +434,6 @@ mod tests {
         let mut bytes = a_batch().encode();
         bytes[8] = 9;
         assert_eq!(BatchHeader::decode(&reseal(bytes)).unwrap_err(), FormatError::Version { found: 9 });
-    }
-
-    #[test]
-    fn reserved_bytes_must_be_zero() {
-        let mut bytes = a_batch().encode();
-        bytes[83] = 1;
-        assert_eq!(BatchHeader::decode(&reseal(bytes)).unwrap_err(), FormatError::Field);
     }
 
     #[test]
@@ -540,7 +491,6 @@ mod tests {
 
         #[test]
         fn any_bytes_decode_to_something_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = SegmentHeader::decode(&bytes);
             let _ = BatchHeader::decode(&bytes);
             if let Ok((record, used)) = decode_record(&bytes) {
                 prop_assert!(used <= bytes.len());

@@ -1,17 +1,28 @@
-//! `eventstream log info|verify|dump`: looks at the logs of a data folder, also while an engine writes them. Changes nothing.
+//! `eventstream log info|verify|dump|copy|repair`: looks at the logs of a data folder, also while an engine writes them. Only `repair`
+//! changes anything, and takes the folder for itself.
 #![forbid(unsafe_code)]
+
+mod dump;
+mod look;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use argh::FromArgs;
-use base64::Engine as _;
 use serde::Serialize;
 
-use crate::storage::log_file::DiskFile;
-use crate::storage::reader::{LogReader, MergeOrder, MergedReader, OwnedRecord, ReadError, VerifyReport, verify};
-use crate::storage::rfc3339::{Rfc3339, parse_rfc3339};
+use self::dump::dump;
+pub(super) use self::dump::{Filter, print_one};
+use self::look::{look, print_info, print_verify};
+use crate::storage::copy::copy_log;
+use crate::storage::folder::{DataFolder, OpenRefusal};
+use crate::storage::log_file::DiskFolder;
+use crate::storage::names::SegmentName;
+use crate::storage::open::LogIdentity;
+use crate::storage::reader::ReadError;
+use crate::storage::rfc3339::parse_rfc3339;
+use crate::storage::segments::nodes_of;
 use crate::sys::clock::{Clock, HostClock, WallNanos};
 use crate::wire::Priority;
 
@@ -29,6 +40,29 @@ enum LogAction {
     Info(InfoArgs),
     Verify(VerifyArgs),
     Dump(DumpArgs),
+    Copy(CopyArgs),
+    Repair(RepairArgs),
+}
+
+/// copy all logs into another folder, also while an engine writes them, and check the copy
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "copy")]
+struct CopyArgs {
+    /// the data folder (default: data)
+    #[argh(option, default = "PathBuf::from(\"data\")")]
+    data_dir: PathBuf,
+    /// where to; the folder is made if it is not there, and must not hold these logs yet
+    #[argh(option)]
+    to: PathBuf,
+}
+
+/// make damaged logs whole: damaged files go into quarantine, what is readable of them stays; not while an engine runs
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "repair")]
+struct RepairArgs {
+    /// the data folder (default: data)
+    #[argh(option, default = "PathBuf::from(\"data\")")]
+    data_dir: PathBuf,
 }
 
 /// what each log holds, in a few lines (reads every byte of it)
@@ -153,6 +187,20 @@ pub enum LogCommandError {
         /// What is wrong.
         error: ReadError,
     },
+    /// A cursor can't have this name.
+    CursorName {
+        /// The name.
+        name: String,
+    },
+    /// A cursor can't be kept.
+    Cursor {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The folder can't be taken for a repair.
+    Refused(OpenRefusal),
     /// The output can't be written.
     Output(io::Error),
 }
@@ -176,6 +224,17 @@ impl LogCommandError {
                 error.to_string(),
                 "check that it is an event log and that you may read it".into(),
             ],
+            LogCommandError::CursorName { name } => [
+                format!("`{name}` can't be a cursor's name"),
+                "it names a file of the data folder".into(),
+                "small letters, digits, - and _, at most 64".into(),
+            ],
+            LogCommandError::Cursor { name, error } => [
+                format!("can't keep the cursor {name}"),
+                error.to_string(),
+                "check that you may write to the data folder; without --cursor nothing is written".into(),
+            ],
+            LogCommandError::Refused(refusal) => refusal.lines(),
             LogCommandError::Output(error) => {
                 ["can't write the output".into(), error.to_string(), "check where the output goes".into()]
             }
@@ -202,6 +261,8 @@ impl LogCommand {
             LogAction::Info(InfoArgs { data_dir, json }) => look(&data_dir, json, out, print_info),
             LogAction::Verify(VerifyArgs { data_dir, json }) => look(&data_dir, json, out, print_verify),
             LogAction::Dump(args) => dump(&args, out),
+            LogAction::Copy(args) => copy(&args, out),
+            LogAction::Repair(args) => repair(&args, out),
         };
         let result = result.and_then(|outcome| out.flush().map(|()| outcome).map_err(LogCommandError::Output));
         match result {
@@ -211,49 +272,47 @@ impl LogCommand {
     }
 }
 
-/// The logs of a folder, by node.
-pub(super) fn logs_of(folder: &Path) -> Result<Vec<(PathBuf, DiskFile)>, LogCommandError> {
-    let refused = |error| LogCommandError::Folder { path: folder.to_owned(), error };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(refused)? {
-        let entry = entry.map_err(refused)?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(is_log_name) {
-            paths.push(entry.path());
-        }
-    }
-    if paths.is_empty() {
-        return Err(LogCommandError::NoLog { path: folder.to_owned() });
-    }
-    paths.sort();
-    let open = |path: PathBuf| match DiskFile::open_to_read(&path) {
-        Ok(file) => Ok((path, file)),
-        Err(error) => Err(LogCommandError::Read { path, error: ReadError::Io(error) }),
-    };
-    paths.into_iter().map(open).collect()
-}
-
-fn is_log_name(name: &str) -> bool {
-    name == "events.bin" || name.starts_with("events.node") && name.ends_with(".bin")
-}
-
-/// Verifies each log and prints what `print` says of it.
-fn look(
-    folder: &Path,
-    json: bool,
-    out: &mut dyn Write,
-    print: fn(&mut dyn Write, &Path, &VerifyReport) -> io::Result<()>,
-) -> Result<LogOutcome, LogCommandError> {
+fn copy(args: &CopyArgs, out: &mut dyn Write) -> Result<LogOutcome, LogCommandError> {
+    let nodes = logs_of(&args.data_dir)?;
+    std::fs::create_dir_all(&args.to).map_err(|error| LogCommandError::Folder { path: args.to.clone(), error })?;
     let mut outcome = LogOutcome::Whole;
-    for (path, file) in logs_of(folder)? {
-        let report = verify(&file).map_err(|error| LogCommandError::Read { path: path.clone(), error })?;
+    for node in nodes {
+        let path = log_path(&args.to, node);
+        let report = copy_log(&DiskFolder::to_read(&args.data_dir), &DiskFolder::new(&args.to), node);
+        let report = report.map_err(|error| LogCommandError::Read { path: path.clone(), error })?;
         if !report.is_whole() {
             outcome = LogOutcome::Damaged;
         }
-        if json { print_json(out, &ReportJson::new(&path, &report)) } else { print(out, &path, &report) }
-            .map_err(LogCommandError::Output)?;
+        print_verify(out, &path, &report).map_err(LogCommandError::Output)?;
     }
     Ok(outcome)
+}
+
+fn repair(args: &RepairArgs, out: &mut dyn Write) -> Result<LogOutcome, LogCommandError> {
+    let nodes = logs_of(&args.data_dir)?;
+    let folder = DataFolder::open(&args.data_dir, 0).map_err(LogCommandError::Refused)?;
+    for node in nodes {
+        let identity = LogIdentity::random(node, HostClock.wall());
+        let mended = folder.mend_log(identity, true).map_err(LogCommandError::Refused)?;
+        let path = log_path(&args.data_dir, node);
+        for line in mended.iter().map(ToString::to_string) {
+            writeln!(out, "{line}").map_err(LogCommandError::Output)?;
+        }
+        writeln!(out, "{}: {} damages mended", path.display(), mended.len()).map_err(LogCommandError::Output)?;
+    }
+    Ok(LogOutcome::Whole)
+}
+
+/// The nodes that have a log in a folder.
+pub(super) fn logs_of(folder: &Path) -> Result<Vec<u32>, LogCommandError> {
+    let nodes = nodes_of(&DiskFolder::to_read(folder));
+    let nodes = nodes.map_err(|error| LogCommandError::Folder { path: folder.to_owned(), error })?;
+    if nodes.is_empty() { Err(LogCommandError::NoLog { path: folder.to_owned() }) } else { Ok(nodes) }
+}
+
+/// A log as its folder and the name of its active segment: what people call it.
+pub(super) fn log_path(folder: &Path, node: u32) -> PathBuf {
+    folder.join(SegmentName::Active(node).to_string())
 }
 
 fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
@@ -261,270 +320,11 @@ fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
-fn print_info(out: &mut dyn Write, path: &Path, report: &VerifyReport) -> io::Result<()> {
-    let line = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "  {name:<18} {value}");
-    writeln!(out, "{}", path.display())?;
-    line(out, "node", report.segment.node.to_string())?;
-    line(out, "created", Rfc3339(report.segment.created_at).to_string())?;
-    line(
-        out,
-        "opened",
-        format!("{} times, {}", report.openings, if report.closed { "closed in good order" } else { "not closed" }),
-    )?;
-    line(
-        out,
-        "records",
-        format!("{} in {} batches, {} bytes of topics and bodies", report.records, report.batches, report.payload_bytes),
-    )?;
-    line(
-        out,
-        "sequences",
-        format!("{}..{}, durable below {}", report.segment.first_sequence, report.end_sequence, report.durable_sequence),
-    )?;
-    line(out, "bytes", format!("{} used of {}", report.valid_bytes, report.file_bytes))?;
-    if let Some((first, last)) = report.sealed_between {
-        line(out, "written between", format!("{} and {}", Rfc3339(first), Rfc3339(last)))?;
-    }
-    for priority in Priority::ALL.into_iter().rev() {
-        line(out, priority.name(), report.by_priority[priority as usize].to_string())?;
-    }
-    print_faults(out, report)
-}
-
-fn print_verify(out: &mut dyn Write, path: &Path, report: &VerifyReport) -> io::Result<()> {
-    let state = if report.is_whole() { "whole" } else { "DAMAGED" };
-    writeln!(
-        out,
-        "{}: {state}: {} records in {} batches, {} bytes, sequences {}..{}",
-        path.display(),
-        report.records,
-        report.batches,
-        report.valid_bytes,
-        report.segment.first_sequence,
-        report.end_sequence
-    )?;
-    print_faults(out, report)
-}
-
-fn print_faults(out: &mut dyn Write, report: &VerifyReport) -> io::Result<()> {
-    for damage in &report.damages {
-        writeln!(out, "  {damage}")?;
-    }
-    if report.damage_count > report.damages.len() as u64 {
-        writeln!(out, "  and {} more damages", report.damage_count - report.damages.len() as u64)?;
-    }
-    if let Some((fault, bytes)) = report.torn {
-        writeln!(
-            out,
-            "  torn tail of {bytes} bytes at byte {} ({fault}): being written, or cut at the next start",
-            report.valid_bytes
-        )?;
-    }
-    Ok(())
-}
-
-#[derive(Serialize)]
-struct ReportJson {
-    path: String,
-    node: u32,
-    created: String,
-    openings: u64,
-    closed: bool,
-    records: u64,
-    batches: u64,
-    payload_bytes: u64,
-    valid_bytes: u64,
-    file_bytes: u64,
-    first_sequence: u64,
-    end_sequence: u64,
-    durable_sequence: u64,
-    highest_event_id: u64,
-    first_sealed: Option<String>,
-    last_sealed: Option<String>,
-    by_priority: serde_json::Map<String, serde_json::Value>,
-    torn_bytes: u64,
-    whole: bool,
-    damage_count: u64,
-    damages: Vec<DamageJson>,
-}
-
-#[derive(Serialize)]
-struct DamageJson {
-    offset: u64,
-    fault: String,
-    first_lost_sequence: u64,
-    end_lost_sequence: Option<u64>,
-}
-
-impl ReportJson {
-    fn new(path: &Path, report: &VerifyReport) -> Self {
-        let by_priority = Priority::ALL.map(|p| (p.name().to_owned(), report.by_priority[p as usize].into()));
-        Self {
-            path: path.display().to_string(),
-            node: report.segment.node,
-            created: Rfc3339(report.segment.created_at).to_string(),
-            openings: report.openings,
-            closed: report.closed,
-            records: report.records,
-            batches: report.batches,
-            payload_bytes: report.payload_bytes,
-            valid_bytes: report.valid_bytes,
-            file_bytes: report.file_bytes,
-            first_sequence: report.segment.first_sequence,
-            end_sequence: report.end_sequence,
-            durable_sequence: report.durable_sequence,
-            highest_event_id: report.highest_event_id,
-            first_sealed: report.sealed_between.map(|(first, _)| Rfc3339(first).to_string()),
-            last_sealed: report.sealed_between.map(|(_, last)| Rfc3339(last).to_string()),
-            by_priority: by_priority.into_iter().collect(),
-            torn_bytes: report.torn.map_or(0, |(_, bytes)| bytes),
-            whole: report.is_whole(),
-            damage_count: report.damage_count,
-            damages: report
-                .damages
-                .iter()
-                .map(|damage| DamageJson {
-                    offset: damage.offset,
-                    fault: damage.fault.to_string(),
-                    first_lost_sequence: damage.first_lost,
-                    end_lost_sequence: damage.resume.map(|(_, sequence)| sequence),
-                })
-                .collect(),
-        }
-    }
-}
-
-/// Which records are wanted.
-struct Filter {
-    topic: Option<String>,
-    priority: Option<Priority>,
-    since: Option<WallNanos>,
-    until: Option<WallNanos>,
-}
-
-impl Filter {
-    fn admits(&self, record: &OwnedRecord) -> bool {
-        self.priority.is_none_or(|priority| record.priority == priority)
-            && self.since.is_none_or(|since| record.received_at >= since)
-            && self.until.is_none_or(|until| record.received_at < until)
-            && self.topic.as_ref().is_none_or(|filter| topic_fits(filter, &record.topic))
-    }
-}
-
-/// Whether a topic fits a filter: levels between slashes, `+` for any one, a last `#` for all the rest and none (MQTT 5, 4.7).
-fn topic_fits(filter: &str, topic: &str) -> bool {
-    let mut levels = topic.split('/');
-    for wanted in filter.split('/') {
-        match (wanted, levels.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (name, Some(level)) if name == level => {}
-            _ => return false,
-        }
-    }
-    levels.next().is_none()
-}
-
-fn dump(args: &DumpArgs, out: &mut dyn Write) -> Result<LogOutcome, LogCommandError> {
-    let now = HostClock.wall();
-    let filter = Filter {
-        topic: args.topic.clone(),
-        priority: args.priority,
-        since: args.since.map(|moment| moment.resolve(now)),
-        until: args.until.map(|moment| moment.resolve(now)),
-    };
-    let logs = logs_of(&args.data_dir)?;
-    let in_folder = |error| LogCommandError::Read { path: args.data_dir.clone(), error };
-    let mut readers = Vec::new();
-    for (path, file) in &logs {
-        readers.push(LogReader::open(file).map_err(|error| LogCommandError::Read { path: path.clone(), error })?);
-    }
-    let mut merged = MergedReader::new(readers, MergeOrder::Time);
-    let mut outcome = LogOutcome::Whole;
-    let mut left = args.limit.unwrap_or(u64::MAX);
-    while left > 0 {
-        let record = match merged.next() {
-            Ok(Some(record)) => record,
-            Ok(None) => break,
-            Err(ReadError::Damaged(damage)) => {
-                // What is readable behind it is not printed: a gap in the output must not pass for a whole log.
-                outcome = LogOutcome::Damaged;
-                eprintln!("warning: {damage}; that log's later records are left out");
-                continue;
-            }
-            Err(error) => return Err(in_folder(error)),
-        };
-        if filter.admits(&record) {
-            left -= 1;
-            if args.json { print_json(out, &RecordJson::new(&record)) } else { print_record(out, &record) }
-                .map_err(LogCommandError::Output)?;
-        }
-    }
-    Ok(outcome)
-}
-
-fn print_record(out: &mut dyn Write, record: &OwnedRecord) -> io::Result<()> {
-    write!(
-        out,
-        "{}:{} {} {:<8} {:<13} {} ",
-        record.node,
-        record.sequence,
-        Rfc3339(record.received_at),
-        record.priority.name(),
-        record.tier.name(),
-        record.topic
-    )?;
-    match std::str::from_utf8(&record.body) {
-        // Control characters escaped: a body must not move the reader's cursor.
-        Ok(text) => {
-            for character in text.chars() {
-                if character.is_control() { write!(out, "{}", character.escape_default())? } else { write!(out, "{character}")? }
-            }
-            writeln!(out)
-        }
-        Err(_) => writeln!(out, "base64:{}", base64::engine::general_purpose::STANDARD.encode(&record.body)),
-    }
-}
-
-#[derive(Serialize)]
-struct RecordJson<'a> {
-    node: u32,
-    sequence: u64,
-    id: u64,
-    received: String,
-    priority: &'static str,
-    tier: &'static str,
-    source: &'static str,
-    topic: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'a str>,
-    /// In place of `body` where that is not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
-}
-
-impl<'a> RecordJson<'a> {
-    fn new(record: &'a OwnedRecord) -> Self {
-        let body = std::str::from_utf8(&record.body).ok();
-        let body_base64 = body.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&record.body));
-        Self {
-            node: record.node,
-            sequence: record.sequence,
-            id: record.id,
-            received: Rfc3339(record.received_at).to_string(),
-            priority: record.priority.name(),
-            tier: record.tier.name(),
-            source: record.source.name(),
-            topic: &record.topic,
-            body,
-            body_base64,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::dump::{print_record, topic_fits};
     use super::*;
+    use crate::storage::reader::OwnedRecord;
 
     /// A folder with a closed log of nine records: three of each tier.
     fn folder() -> tempfile::TempDir {
@@ -607,6 +407,27 @@ mod tests {
         assert_eq!((outcome, &report["whole"]), (LogOutcome::Damaged, &false.into()));
         assert_eq!(run(place.path(), &["dump"]).unwrap().0.exit_code(), 5);
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "looking changes nothing");
+    }
+
+    #[test]
+    fn a_damaged_log_is_repaired_and_copied() {
+        let place = folder();
+        let path = place.path().join("events.bin");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[4096 + 96 + 100] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (_, text) = run(place.path(), &["repair"]).unwrap();
+        assert!(text.contains("records 0 to 2 lost; the loss is accepted") && text.contains("1 damages mended"), "{text}");
+        let (outcome, text) = run(place.path(), &["verify"]).unwrap();
+        assert!(outcome == LogOutcome::Whole && text.contains("6 records") && text.contains("3 records are not there"), "{text}");
+        let copy = tempfile::tempdir().unwrap();
+        let to = copy.path().join("copy");
+        let (outcome, text) = run(place.path(), &["copy", "--to", to.to_str().unwrap()]).unwrap();
+        assert!(outcome == LogOutcome::Whole && text.contains("whole: 6 records"), "{text}");
+        let again = run(place.path(), &["copy", "--to", to.to_str().unwrap()]).unwrap_err();
+        assert_eq!(again.to_string().lines().count(), 3);
+        let dumped = |folder: &Path| run(folder, &["dump"]).unwrap().1;
+        assert_eq!(dumped(place.path()), dumped(&to));
     }
 
     #[test]

@@ -1,0 +1,253 @@
+//! An open log: recovered, its epoch begun; and, at the end, closed in good order.
+//!
+//! ```text
+//! recovery ─► mark "opened" with the next epoch, synced ─► position ─► batches (the appender's), rolls (the keeper's) ─►
+//!          ─► rolls completed ─► mark "closed" ─► cut to length, synced
+//! ```
+//!
+//! - **B1** Every opening has an epoch of its own, durable before the first event of it is accepted: ids made from the epoch are unique
+//!   across restarts, also those of events that never reached the log.
+//! - **B2** A mark calls everything before it durable, and it is: the file was synced first. So damage to what an earlier run wrote
+//!   is always told from a torn tail.
+
+use std::io;
+use std::sync::Arc;
+
+use super::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, Footer, SegmentHeader};
+use super::keeper::{Handover, Keeper, KeeperCounters, KeeperSeat, SegmentOptions};
+use super::log_file::{LogFile, LogFolder, read_full};
+use super::names::SegmentName;
+use super::recovery::{Recovered, RecoveryReport, recover_all};
+use super::segments::SegmentFault;
+use super::status::{StoreState, StoreStatus};
+use crate::sys::clock::WallNanos;
+use crate::sys::io::Fd;
+
+/// Who opens a log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogIdentity {
+    /// The node whose events these are.
+    pub node: u32,
+    /// A random number for a log that is made now (F4).
+    pub log_id: u64,
+    /// The wall clock, now.
+    pub wall: WallNanos,
+}
+
+impl LogIdentity {
+    /// The identity with a random log id.
+    pub fn random(node: u32, wall: WallNanos) -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        // Seeded by the kernel's random numbers, SipHash: unguessable for senders (F4), and needs no crate.
+        let log_id = std::hash::RandomState::new().build_hasher().finish();
+        Self { node, log_id, wall }
+    }
+
+    /// The header of a new log's first segment.
+    pub(super) fn first_segment(&self) -> SegmentHeader {
+        SegmentHeader {
+            node: self.node,
+            log_id: self.log_id,
+            created_at: self.wall,
+            first_sequence: 0,
+            epoch: 0,
+            follows: 0,
+            chain: 0,
+            recycled: false,
+            mended: false,
+            latest_receipt_before: WallNanos(0),
+        }
+    }
+}
+
+/// Where an appender goes on.
+#[derive(Clone, Debug)]
+pub struct LogPosition {
+    /// What the ring writes to.
+    pub fd: Fd,
+    /// The epoch of this opening.
+    pub epoch: u32,
+    /// What the active segment's footer would say: where the next batch begins, its sequence and chain.
+    pub so_far: Footer,
+    /// The bytes of the next batch's block before that place, which its write repeats.
+    pub tail: Vec<u8>,
+    /// Bytes of the file allocated already.
+    pub allocated_bytes: u64,
+    /// See [`SegmentOptions::segment_bytes`].
+    pub segment_bytes: u64,
+    pub(super) handover: Arc<Handover>,
+}
+
+/// An open log: recovered, its epoch begun.
+#[derive(Debug)]
+pub struct OpenLog<D: LogFolder> {
+    keeper: KeeperSeat<D>,
+    position: LogPosition,
+    report: RecoveryReport,
+    status: Arc<StoreStatus>,
+    counters: Arc<KeeperCounters>,
+}
+
+impl<D: LogFolder> OpenLog<D> {
+    /// Recovers the log (or makes it), and begins a new epoch, durably (B1, B2).
+    ///
+    /// # Errors
+    /// See [`SegmentFault`].
+    pub fn open(folder: D, identity: LogIdentity, options: SegmentOptions) -> Result<Self, SegmentFault> {
+        let Recovered { report, sealed, active, header, mut so_far } = recover_all(&folder, &identity)?;
+        let name = SegmentName::Active(identity.node);
+        let epoch = so_far.epoch + 1;
+        // B2: what recovery found may be in the page cache only.
+        active.sync().map_err(SegmentFault::io(name, "sync"))?;
+        let valid_bytes = so_far.offset;
+        append_mark(&active, BatchMark::Opened, identity.wall, epoch, &mut so_far).map_err(|error| {
+            // A torn mark would be cut at the next opening anyway.
+            let _ = active.set_len(valid_bytes);
+            SegmentFault::io(name, "begin an epoch in")(error)
+        })?;
+        let status = Arc::new(StoreStatus::default());
+        status.set_segment(header.first_sequence);
+        status.set_written(so_far.end_sequence, so_far.offset, so_far.chain);
+        status.set_durable(so_far.end_sequence);
+        let mut keeper = Keeper::new(folder, options, active, header, sealed);
+        if options.direct {
+            keeper.active_mut().enable_direct();
+        }
+        let reading = SegmentFault::io(name, "read");
+        let tail = tail_of_block(keeper.active(), so_far.offset).map_err(&reading)?;
+        let position = LogPosition {
+            fd: keeper.active().fd(),
+            epoch,
+            so_far,
+            tail,
+            allocated_bytes: keeper.active().len().map_err(&reading)?,
+            segment_bytes: options.segment_bytes,
+            handover: keeper.handover().clone(),
+        };
+        let counters = keeper.counters().clone();
+        Ok(Self { keeper: KeeperSeat::Here(Box::new(keeper)), position, report, status, counters })
+    }
+
+    /// What recovery found and did, in a line.
+    pub fn describe(&self) -> String {
+        let RecoveryReport { records, next_sequence, cut_bytes, cut_fault, closed, segments, .. } = self.report;
+        let cut = match cut_fault {
+            Some(fault) if cut_bytes > 0 => format!("{cut_bytes} bytes of a torn tail cut ({fault})"),
+            _ if closed => "closed in good order".to_owned(),
+            _ => "nothing cut".to_owned(),
+        };
+        let epoch = self.position.epoch;
+        format!("{records} events, {segments} sealed segments, next sequence {next_sequence}, epoch {epoch}, {cut}")
+    }
+
+    /// What recovery found and did.
+    pub fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// The epoch of this opening, from 1 on; no other opening of this log has it. The upper bits of event ids.
+    pub fn epoch(&self) -> u32 {
+        self.position.epoch
+    }
+
+    /// The keeper, where it has no thread of its own.
+    pub fn keeper(&mut self) -> Option<&mut Keeper<D>> {
+        match &mut self.keeper {
+            KeeperSeat::Here(keeper) => Some(keeper),
+            _ => None,
+        }
+    }
+
+    /// The keeper's counters.
+    pub fn keeper_counters(&self) -> &Arc<KeeperCounters> {
+        &self.counters
+    }
+
+    /// Watermarks and state, shared with the appender.
+    pub fn status(&self) -> &Arc<StoreStatus> {
+        &self.status
+    }
+
+    /// Where the appender begins. For one appender, and before it writes anything.
+    pub fn position(&self) -> LogPosition {
+        self.position.clone()
+    }
+
+    /// Closes the log in good order once its appender is drained and its thread has ended: rolls completed, all synced, the mark behind
+    /// the last batch, the file cut to its length. Returns false, and leaves the files to the next recovery, if the store has
+    /// failed, a write may still be in flight, or there is no space.
+    ///
+    /// # Errors
+    /// Whatever syncing, renaming and cutting say.
+    pub fn finish(&mut self, wall: WallNanos) -> io::Result<bool> {
+        let (epoch, status) = (self.position.epoch, self.status.clone());
+        let Some(keeper) = self.keeper.recall() else { return Ok(false) };
+        if status.state() != StoreState::Running || status.is_in_flight() || !keeper.settle(status.segment())? {
+            return Ok(false);
+        }
+        let active = keeper.active();
+        let mut so_far = Footer::of_empty(keeper.header());
+        (so_far.end_sequence, so_far.offset, so_far.chain) = (status.written_sequence(), status.written_bytes(), status.chain());
+        active.sync()?;
+        append_mark(active, BatchMark::Closed, wall, epoch, &mut so_far)?;
+        active.set_len(so_far.offset)?;
+        active.sync()?;
+        status.set_written(so_far.end_sequence, so_far.offset, so_far.chain);
+        status.set_durable(so_far.end_sequence);
+        Ok(true)
+    }
+}
+
+impl<D: LogFolder + Send + 'static> OpenLog<D>
+where
+    D::File: Send,
+{
+    /// Gives the keeper a thread of its own, until [`OpenLog::finish`]; `on_thread` is called on it first (to leave the agents' cores).
+    ///
+    /// # Errors
+    /// Whatever starting a thread says.
+    pub fn start_keeper(&mut self, on_thread: impl Fn() + Send + 'static) -> io::Result<()> {
+        self.keeper.start(on_thread)
+    }
+}
+
+impl<D: LogFolder> Drop for OpenLog<D> {
+    /// A keeper's thread does not outlive its log.
+    fn drop(&mut self) {
+        self.keeper.recall();
+    }
+}
+
+/// Writes a batch without records behind the last one, and syncs it.
+fn append_mark(file: &impl LogFile, mark: BatchMark, wall: WallNanos, epoch: u32, so_far: &mut Footer) -> io::Result<()> {
+    let header = BatchHeader {
+        mark,
+        log_id: so_far.log_id,
+        payload_bytes: 0,
+        record_count: 0,
+        first_sequence: so_far.end_sequence,
+        sealed_at: wall,
+        durable_sequence: so_far.end_sequence,
+        durable_bytes: so_far.offset,
+        highest_event_id: 0,
+        epoch,
+        chain: so_far.chain,
+        latest_receipt: WallNanos(0),
+        payload_crc: 0,
+    };
+    let bytes = header.encode();
+    file.write_at(&bytes, so_far.offset)?;
+    file.sync()?;
+    let (_, crc) = BatchHeader::decode(&bytes).expect("just encoded");
+    so_far.add(&header, crc);
+    debug_assert_eq!(header.batch_bytes(), BATCH_HEADER_BYTES as u64);
+    Ok(())
+}
+
+/// The bytes before `offset` in its block.
+fn tail_of_block(file: &impl LogFile, offset: u64) -> io::Result<Vec<u8>> {
+    let block_start = offset - offset % BLOCK_BYTES as u64;
+    let mut tail = vec![0; (offset - block_start) as usize];
+    let read = read_full(file, &mut tail, block_start)?;
+    if read < tail.len() { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) } else { Ok(tail) }
+}
