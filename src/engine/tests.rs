@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::Auto;
 use crate::ingest::{Publication, Refusal};
+use crate::storage::DiskFile;
 use crate::storage::reader::LogReader;
 
 /// A small engine without sockets.
@@ -50,6 +51,6 @@ fn an_engine_that_is_dropped_is_stopped() {
 }
 
 fn stored_ids(folder: &std::path::Path) -> Vec<u64> {
-    let file = crate::storage::DiskFile::open_to_read(&folder.join("events.bin")).unwrap();
+    let file = DiskFile::open_to_read(&folder.join("events.bin")).unwrap();
     LogReader::open(&file).unwrap().into_records().map(|record| record.unwrap().id).collect()
 }
