@@ -12,10 +12,10 @@ FUZZ_SECONDS ?= 60
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo test bench fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test replay bench fuzz loom lint doc clean deps
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: deps ## start the engine on 127.0.0.1 (ARGS="…" for flags of serve)
 	$(CARGO) run --locked --release --bin eventstream -- serve $(ARGS)
@@ -23,10 +23,19 @@ run: deps ## start the engine on 127.0.0.1 (ARGS="…" for flags of serve)
 demo: deps ## start it, send samples and a million events, drain, show ledger, latencies and log
 	bench-scripts/demo.sh
 
+demo-overload: deps ## a flood drives it through every level and back; a report with a plot
+	bench-scripts/overload.sh
+
+examples: deps ## three programs with the engine inside, each runs to its end
+	for example in minimal orders windows; do $(CARGO) run --locked --example "$$example"; done
+
 test: lint ## everything that must hold: format, clippy, tests, doctests, docs, loom
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked --lib --bins --tests; fi
 	$(CARGO) test --locked --doc
 	$(MAKE) --no-print-directory doc loom
+
+replay: deps ## 100,000 dead letters replayed twice, online and offline: each in the log once
+	REPLAY_LETTERS=100000 $(CARGO) test --locked --release --test dead_letters -- replayed_twice
 
 bench: deps ## events per second, stored: engine on core 0, sender on core 1
 	bench-scripts/throughput.sh

@@ -19,6 +19,12 @@ build() {
     (cd "$ROOT" && cargo build --locked --release --bin eventstream)
 }
 
+# Builds an example and sets EXAMPLE to its binary.
+build_example() { # name
+    (cd "$ROOT" && cargo build --locked --release --example "$1")
+    EXAMPLE=$ROOT/target/release/examples/$1
+}
+
 # A new folder on the disk that the repository is on (/tmp may be memory), unless WORK_DIR says where.
 work_folder() {
     local parent=${WORK_DIR:-$ROOT/target}

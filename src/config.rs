@@ -18,22 +18,32 @@
 
 #![forbid(unsafe_code)]
 
+mod classes;
 mod layers;
 mod refusal;
+mod rules;
 mod values;
+mod windows;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use layers::{ArgumentRefusal, Flags, Layers, Loaded, VARIABLES_APART};
 pub use refusal::{ConfigRefusal, Conflict, FilterCause, Origin};
+pub use rules::{KeyCause, RuleCause};
 pub use values::{
-    Auto, ByteSize, Cause, CoreSpec, Dedup, Durability, HugePages, IdleStrategy, OnOff, OptionValue, Overflow, Rule, read_ruled,
+    Auto, ByteSize, Cause, CoreSpec, Decimal, Dedup, DedupKey, IdleStrategy, OnOff, OptionValue, RetryOrder, Rule, read_ruled,
 };
+pub use windows::{WindowCause, WindowConflict, WindowEntry};
 
+use crate::bus::{Overflow, TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
+use crate::process::rules::{AlertRule, check_rules};
+use crate::storage::appender::Durability;
+use crate::sys::memory::HugePages;
 use crate::wire::{Priority, Tier};
-use values::Rule::{Any, Between, PowerOfTwo};
+use values::Rule::{Any, Between, BetweenThousandths, PowerOfTwo};
+use windows::WINDOW_MS;
 
 /// One option, for every layer and for `--help`.
 #[derive(Debug)]
@@ -103,6 +113,12 @@ macro_rules! options {
             $($(#[doc = $doc])+ pub $field: $type,)+
             /// Topic overrides, from the file's table `[topics]`.
             pub topics: Vec<TopicOverride>,
+            /// Topic classes, from the file's table `[classes]`.
+            pub classes: Vec<TopicClass>,
+            /// Alert rules, from the file's tables `[[rules]]`; none: every REALTIME event is an alert.
+            pub rules: Vec<AlertRule>,
+            /// Windows beside the default ones, from the file's list `[[windows]]`.
+            pub windows: Vec<WindowEntry>,
         }
 
         /// All options, in the order of `--help`.
@@ -123,6 +139,9 @@ macro_rules! options {
                 Config {
                     $($field: read_ruled::<$type>($default, $rule).expect("C1: defaults keep their rules"),)+
                     topics: Vec::new(),
+                    classes: Vec::new(),
+                    rules: Vec::new(),
+                    windows: Vec::new(),
                 }
             }
         }
@@ -140,6 +159,10 @@ options! {
     data_dir: PathBuf = "data", Any;
     /// The file of dead letters; auto: dlq_log.txt in the data folder.
     dead_letter_path: Auto<PathBuf> = "auto", Any;
+    /// Bytes of dead letters after which their file is renamed away.
+    dead_letter_bytes: ByteSize = "256MiB", Between(4_096, 1 << 40);
+    /// Renamed files of dead letters that are kept; 0: a full file is emptied.
+    dead_letter_files: u32 = "2", Between(0, 1_000);
     /// Whether events are stored; off: they end when their handler is done.
     storage: OnOff = "on", Any;
 
@@ -202,6 +225,14 @@ options! {
     batch_capacity: u32 = "65536", PowerOfTwo(2, 1 << 22);
     /// The depth of a tier that counts as 100 %: flow control acts from 40 % of it, levels from 50 %.
     max_queue_depth: u32 = "5000", Between(1, 1 << 22);
+    /// The share of events lost over 10 s for want of room that counts as 100 %, percent: levels act from half of it.
+    max_drop_rate: Decimal = "2.0", BetweenThousandths(1, 100_000);
+    /// The p99 of REALTIME, receive to handled, that counts as 100 %, milliseconds: levels act from half of it.
+    max_latency_ms: u32 = "100", Between(1, 30_000);
+    /// Events in 10 s below which the drop rate is not judged.
+    min_events_for_evaluation: u32 = "1000", Between(1, 1_000_000_000);
+    /// A level is left when every signal is below this share of the level's threshold.
+    recovery_factor: Decimal = "0.8", BetweenThousandths(10, 999);
     /// What a full REALTIME tier does.
     realtime_overflow: Overflow = "drop-old", Any;
     /// What a full TRANSACTIONAL tier does.
@@ -213,14 +244,29 @@ options! {
     max_retries: u8 = "3", Between(0, 100);
     /// The wait before the first retry, milliseconds; doubles with each.
     retry_backoff_ms: u32 = "10", Between(1, 60_000);
+    /// Whether later events of its topic wait for one that is tried again.
+    retry_order: RetryOrder = "none", Any;
     /// How TRANSACTIONAL events are told to be the same.
     dedup: Dedup = "content", Any;
+    /// What --dedup key looks at beside the topic; a body that lacks it is told by its content.
+    dedup_key: DedupKey = "none", Any;
     /// Keys that dedup remembers.
     dedup_capacity: u32 = "1048576", Between(1_024, 1 << 30);
+    /// Idempotency keys that each tier remembers, whatever --dedup says.
+    dedup_keyed_capacity: u32 = "131072", Between(1_024, 1 << 30);
     /// How long dedup remembers a key, milliseconds.
     dedup_window_ms: u64 = "3600000", Between(100, 604_800_000);
     /// The length of BATCH's windows, milliseconds.
-    window_ms: u32 = "5000", Between(10, 86_400_000);
+    window_ms: u32 = "5000", Between(*WINDOW_MS.start(), *WINDOW_MS.end());
+    /// From the start of one window to that of the next, milliseconds; auto: the length, so that windows lie side by side.
+    window_slide_ms: Auto<u32> = "auto", Between(*WINDOW_MS.start(), *WINDOW_MS.end());
+    /// Bytes of windows.jsonl after which it is renamed away.
+    window_log_bytes: ByteSize = "64MiB", Between(4_096, 1 << 40);
+    /// Files of windows kept beside the one that is written.
+    window_log_files: u32 = "4", Between(0, 1_000);
+
+    /// The longest body that the conditions of rules look at, and what their actions get of a body.
+    rule_body_bytes_max: ByteSize = "4KiB", Between(64, 65_536);
 
     /// When a stored event survives a power cut.
     durability: Durability = "group", Any;
@@ -283,11 +329,24 @@ impl Config {
         }
     }
 
-    /// Looks for values that are wrong together.
+    /// The topic classes, compiled.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn topic_classes(&self) -> Result<TopicClasses, ConfigRefusal> {
+        TopicClasses::compile(&self.classes).map_err(|refusal| ConfigRefusal::Conflict(Conflict::Classes(refusal)))
+    }
+
+    /// The defaults without a socket: events come from publishers alone, and nothing is served over HTTP.
+    pub fn without_sockets() -> Config {
+        Config { tcp_listen: None, udp_listen: None, admin_listen: None, ..Config::default() }
+    }
+
+    /// Looks for values that are wrong together, in an engine with so many publishers.
     ///
     /// # Errors
     /// The first conflict found.
-    pub fn check(&self) -> Result<(), ConfigRefusal> {
+    pub fn check(&self, publishers: u32) -> Result<(), ConfigRefusal> {
         for tier in Tier::ALL {
             let capacity_events = self.capacity_events(tier);
             if self.max_queue_depth > capacity_events {
@@ -300,18 +359,27 @@ impl Config {
             return Err(ConfigRefusal::Conflict(conflict));
         }
         match (self.tcp_listen, self.udp_listen, self.admin_listen) {
-            (None, None, _) => return Err(ConfigRefusal::Conflict(Conflict::NoIntake)),
+            (None, None, _) if publishers == 0 => return Err(ConfigRefusal::Conflict(Conflict::NoIntake)),
             (Some(tcp), _, Some(admin)) if tcp == admin && tcp.port() != 0 => {
                 return Err(ConfigRefusal::Conflict(Conflict::SameAddress(tcp)));
             }
             _ => {}
+        }
+        windows::check(self).map_err(|conflict| ConfigRefusal::Conflict(Conflict::Windows(conflict)))?;
+        if (self.dedup == Dedup::Key) != (self.dedup_key != DedupKey::None) {
+            return Err(ConfigRefusal::Conflict(Conflict::DedupKeyAlone { dedup: self.dedup }));
         }
         let dead_letters = self.dead_letter_file();
         let name = dead_letters.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("events.") && name.ends_with(".bin") {
             return Err(ConfigRefusal::Conflict(Conflict::DeadLettersIntoLog(dead_letters)));
         }
-        Ok(())
+        check_rules(&self.rules).map_err(|(place, refusal)| ConfigRefusal::Rule {
+            place: None,
+            rule: format!("`{}`", self.rules[place].name.escape_debug()),
+            cause: Box::new(RuleCause::Rule(refusal)),
+        })?;
+        self.topic_classes().map(drop)
     }
 }
 

@@ -6,7 +6,7 @@
 //!             │  (one per    TRANSACTIONAL (65536, MPSC) ──► transactional dedup,  ├─► appender ──► data/events.bin
 //!             │   NUMA node) BATCH         (65536, MPSC) ──► batch         windows ┘
 //!             │     ▲
-//!             │     └── event pool of that node ◄── slots come home ◄── released by whoever held the event last
+//!  publishers ┘     └── event pool of that node ◄── slots come home ◄── released by whoever held the event last
 //! ```
 //!
 //! **Threads.** A *runner* is a pinned thread with one ring, which it lends to all its *agents* in turn ([`runner`], [`agent`]); which
@@ -22,17 +22,21 @@
 //! **The life of a slot.** Free list → slot → event → released by its last holder → release stack → free list. A ticket is move-only, so a slot has
 //! one holder at any time; nothing is freed by anybody but its owner, and nothing on agent threads allocates after start.
 //!
+//! **Overload.** What can wait waits before it is taken. For what cannot, an agent beside the others judges five levels from depths, losses and
+//! latency, and sets the node's gate: one word that reactors read once a poll, and hold or shed by ([`control`]).
+//!
 //! **The house**, in the order of the flow; a folder uses only those below it:
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
+//! | [`embedding`] | the door for programs that have the engine inside, and its page |
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
-//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines |
+//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |
 //! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
-//! | [`process`] | realtime, transactional (dedup, retries), batch (windows), handlers |
+//! | [`process`] | realtime (alert rules), transactional (dedup, retries), batch (windows), handlers |
 //! | [`storage`] | appender, log format, segments and their keeper, recovery, readers, repair, dead letters |
-//! | [`control`], [`metrics`] | the node's gate; ledger, latencies, export, status |
+//! | [`control`], [`metrics`] | the node's level and gate; ledger, latencies, export, status |
 //! | [`pool`], [`wire`] | slots and tickets; the frame codec |
 //! | [`sys`] | every syscall: ring, probe, memory, sockets, topology |
 //! | `sim` (feature `sim`) | the same agents over a simulated kernel, disk and clock |
@@ -40,33 +44,6 @@
 //! Names from the engine's first sketch: EventBusMulti is [`bus`], ProcessManager is [`engine`] with [`process`], NUMAEventPool and
 //! IngestEventPool are [`pool`], ControlPlane and PipelineStateManager are [`control`] with [`metrics::telemetry::PipelineState`], StorageEngine is
 //! [`storage`], MetricRegistry is [`metrics`], DeadLetterQueue is [`storage::dead_letter`].
-//!
-//! # Embedding
-//!
-//! ```no_run
-//! use eventstream::config::Config;
-//! use eventstream::engine::{Engine, Handlers};
-//! use eventstream::pool::EventView;
-//! use eventstream::process::AlertHandler;
-//! use eventstream::report::DrainCause;
-//!
-//! struct Siren;
-//! impl AlertHandler for Siren {
-//!     fn name(&self) -> &'static str {
-//!         "siren"
-//!     }
-//!     fn handle(&mut self, event: &EventView<'_>) {
-//!         println!("{}: {} bytes", event.topic, event.body.len());
-//!     }
-//! }
-//!
-//! let handlers = Handlers { alerts: vec![Box::new(|_node| Box::new(Siren))], ..Handlers::default() };
-//! let (engine, report) = Engine::start(&Config::default(), &handlers)?;
-//! println!("{report}");
-//! let account = engine.drain(DrainCause::Signal("asked to"));
-//! assert!(account.is_clean());
-//! # Ok::<(), eventstream::engine::EngineError>(())
-//! ```
 
 // Model-checked builds (`make loom`) leave out what needs tokio, and with it the users of much else.
 #![cfg_attr(loom, allow(dead_code, unused_imports, rustdoc::broken_intra_doc_links))]
@@ -74,6 +51,8 @@
 #[cfg(not(loom))]
 pub mod commands;
 pub mod config;
+#[cfg(not(loom))]
+pub mod embedding;
 pub mod limits;
 pub mod report;
 

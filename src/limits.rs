@@ -10,6 +10,10 @@ use crate::sys::clock::Nanos;
 /// below 2^24, so that the first byte of a version-1 stream is always 0.
 pub const FRAME_BYTES_MAX: u32 = (1 << 24) - 1 + 4;
 
+/// The longest line of a dead letter, its newline included, and so the longest body of a replay's request: the longest frame in base64, and
+/// 16 KiB for a topic and a note of escapes only, and the rest.
+pub const DEAD_LETTER_LINE_BYTES_MAX: usize = FRAME_BYTES_MAX as usize / 3 * 4 + 4 + (16 << 10);
+
 /// What a core is counted on to parse, route and hand over, in bytes a microsecond: 128 KiB in 100 µs, 16 million 80-byte frames a second.
 /// Turns `--poll-budget-us` into bytes on offer.
 pub const RECEIVE_BYTES_PER_MICRO: u64 = (128u64 * 1024).div_ceil(100);

@@ -95,6 +95,8 @@ pub struct KernelDrops {
 /// Why a drain began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DrainCause {
+    /// Whoever embeds the engine asked for it.
+    Asked,
     /// A signal, by its name.
     Signal(&'static str),
     /// The store failed for good: the text says how.
@@ -106,13 +108,14 @@ pub enum DrainCause {
 impl DrainCause {
     /// Whether the engine was asked to end.
     pub fn is_asked_for(&self) -> bool {
-        matches!(self, DrainCause::Signal(_))
+        matches!(self, DrainCause::Asked | DrainCause::Signal(_))
     }
 }
 
 impl fmt::Display for DrainCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            DrainCause::Asked => f.write_str("asked to stop"),
             DrainCause::Signal(name) => f.write_str(name),
             DrainCause::StoreFailed(why) => write!(f, "the store failed: {why}"),
             DrainCause::RunnerEnded(why) => write!(f, "a runner ended: {why}"),

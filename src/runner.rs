@@ -13,14 +13,15 @@
 //! - **T3** No processor handles more than its 64 events before REALTIME is polled again.
 //! - **T4** A runner leaves only at [`Stage::Done`], and only after its ring was quiesced: the kernel holds no buffer any more.
 //!
-//! Draining goes by stages, set by the engine, so that each part still gets what the part before it holds: reactors stop and empty themselves,
-//! then processors, then the appender.
+//! Draining goes by stages, set by the engine, so that each part still gets what the part before it holds: reactors stop and empty themselves
+//! (and the control agent ends what holds connections up), then processors, then the appender.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use crate::agent::{Agent, Context, Holding, Work};
+use crate::control::Control;
 use crate::ingest::Reactor;
 use crate::metrics::pulse::RunnerPulse;
 use crate::process::{Batch, Realtime, Transactional};
@@ -49,7 +50,7 @@ const QUIESCE_PATIENCE: Nanos = Nanos::from_millis(5_000);
 pub enum Stage {
     /// Business as usual.
     Running = 0,
-    /// Reactors take what has arrived, and stop.
+    /// Reactors take what has arrived, and stop; control ends all pauses.
     Reactors = 1,
     /// Processors empty their lanes.
     Processors = 2,
@@ -115,13 +116,16 @@ pub enum AnyAgent {
     Batch(Box<Batch>),
     /// Writes the log.
     Appender(Box<Appender>),
+    /// Judges how much of the load is taken.
+    Control(Box<Control>),
 }
 
 impl AnyAgent {
     /// The stage at which this agent drains.
     pub fn stage(&self) -> Stage {
         match self {
-            AnyAgent::Reactor(_) => Stage::Reactors,
+            // Levels hold nobody up from the beginning of the drain on.
+            AnyAgent::Reactor(_) | AnyAgent::Control(_) => Stage::Reactors,
             AnyAgent::Realtime(_) | AnyAgent::Transactional(_) | AnyAgent::Batch(_) => Stage::Processors,
             AnyAgent::Appender(_) => Stage::Appender,
         }
@@ -132,7 +136,7 @@ impl AnyAgent {
         match self {
             AnyAgent::Reactor(reactor) => reactor.slots_missing(),
             AnyAgent::Transactional(transactional) => transactional.slots_missing(),
-            AnyAgent::Realtime(_) | AnyAgent::Batch(_) | AnyAgent::Appender(_) => 0,
+            AnyAgent::Realtime(_) | AnyAgent::Batch(_) | AnyAgent::Appender(_) | AnyAgent::Control(_) => 0,
         }
     }
 
@@ -151,6 +155,7 @@ macro_rules! each {
             AnyAgent::Transactional($agent) => $call,
             AnyAgent::Batch($agent) => $call,
             AnyAgent::Appender($agent) => $call,
+            AnyAgent::Control($agent) => $call,
         }
     };
 }

@@ -40,7 +40,8 @@ impl Numbered {
             tier: Tier::Realtime,
             source: Source::InProcess,
             attempts: 0,
-            reserved: [0; 26],
+            reserved: [0; 10],
+            key: None,
         };
         self.next += 1;
         self.owner.store(header, b"t").expect("the pool is larger than the lanes")
@@ -65,7 +66,8 @@ impl Numbered {
 }
 
 fn one_lane(capacity_events: usize, overflow: Overflow, high_water_events: usize) -> (TierSender, TierReceiver) {
-    let (mut senders, receiver, _) = bus::tier(TierOptions { capacity_events, producers: 1, overflow, high_water_events });
+    let (mut senders, receiver, _) =
+        bus::tier(TierOptions { capacity_events, producers: 1, overflow, high_water_events, service_lane_events: 0 });
     (senders.remove(0), receiver)
 }
 
@@ -178,7 +180,13 @@ fn a_sender_waits_from_the_mark_until_below_half_of_it() {
 #[test]
 fn the_mark_is_over_all_lanes_of_the_tier() {
     let mut pool = Numbered::new(32);
-    let options = TierOptions { capacity_events: 16, producers: 2, overflow: Overflow::DropNew, high_water_events: 8 };
+    let options = TierOptions {
+        capacity_events: 16,
+        producers: 2,
+        overflow: Overflow::DropNew,
+        high_water_events: 8,
+        service_lane_events: 0,
+    };
     let (mut senders, mut receiver, gauge) = bus::tier(options);
     for _ in 0..8 {
         assert!(matches!(senders[0].send(pool.event()), Sent::Queued));
@@ -194,7 +202,13 @@ fn the_mark_is_over_all_lanes_of_the_tier() {
 #[test]
 fn two_senders_that_ask_before_each_event_stay_near_the_mark() {
     let mut pool = Numbered::new(64);
-    let options = TierOptions { capacity_events: 32, producers: 2, overflow: Overflow::DropNew, high_water_events: 16 };
+    let options = TierOptions {
+        capacity_events: 32,
+        producers: 2,
+        overflow: Overflow::DropNew,
+        high_water_events: 16,
+        service_lane_events: 0,
+    };
     let (mut senders, mut receiver, _) = bus::tier(options);
     for turn in 0..64 {
         let sender = &mut senders[turn % 2];
@@ -266,7 +280,13 @@ fn an_empty_tier_always_lets_a_sender_go_on() {
 #[test]
 fn lanes_are_served_in_turn_and_each_in_order() {
     let mut pool = Numbered::new(64);
-    let options = TierOptions { capacity_events: 64, producers: 4, overflow: Overflow::DropNew, high_water_events: 64 };
+    let options = TierOptions {
+        capacity_events: 64,
+        producers: 4,
+        overflow: Overflow::DropNew,
+        high_water_events: 64,
+        service_lane_events: 0,
+    };
     let (mut senders, mut receiver, _) = bus::tier(options);
     // Lane 1 stays empty; the others get 4 events each: 0-3, 4-7, 8-11.
     for lane in [0, 2, 3] {
@@ -283,7 +303,13 @@ fn lanes_are_served_in_turn_and_each_in_order() {
 #[test]
 fn a_batch_goes_on_with_the_next_lane_when_one_runs_out() {
     let mut pool = Numbered::new(64);
-    let options = TierOptions { capacity_events: 32, producers: 2, overflow: Overflow::DropNew, high_water_events: 32 };
+    let options = TierOptions {
+        capacity_events: 32,
+        producers: 2,
+        overflow: Overflow::DropNew,
+        high_water_events: 32,
+        service_lane_events: 0,
+    };
     let (mut senders, mut receiver, gauge) = bus::tier(options);
     for sender in &mut senders {
         for _ in 0..3 {
@@ -312,7 +338,9 @@ fn a_lane_dropped_with_events_in_it_forgets_them_and_breaks_nothing() {
 #[test]
 fn counters_name_depth_pressure_and_losses_of_each_tier() {
     let mut pool = Numbered::new(32);
-    let make = |overflow| bus::tier(TierOptions { capacity_events: 4, producers: 1, overflow, high_water_events: 4 });
+    let make = |overflow| {
+        bus::tier(TierOptions { capacity_events: 4, producers: 1, overflow, high_water_events: 4, service_lane_events: 0 })
+    };
     let (mut realtime, mut realtime_out, realtime_gauge) = make(Overflow::DropOld);
     let (_trans, _trans_out, trans_gauge) = make(Overflow::BlockProducer);
     let (mut batch, mut batch_out, batch_gauge) = make(Overflow::DropNew);

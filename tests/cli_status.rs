@@ -22,7 +22,7 @@ fn engine() -> AdminServer {
         in_flight: Box::new(|| 1),
         ..Telemetry::default()
     };
-    AdminServer::start("127.0.0.1:0".parse().expect("an address"), Arc::new(telemetry), || {}).expect("a free port")
+    AdminServer::start("127.0.0.1:0".parse().expect("an address"), Arc::new(telemetry), None, || {}).expect("a free port")
 }
 
 fn status(server: &AdminServer, more: &[&str]) -> String {

@@ -85,3 +85,59 @@ fn a_full_disk_makes_tcp_wait_drops_udp_and_goes_on_when_it_has_space() {
     let verify = run(&["log", "verify", "--data-dir", &ended.data.display().to_string()]);
     assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
 }
+
+#[test]
+fn a_full_disk_of_dead_letters_is_loud_and_counted_and_stops_nothing_else() {
+    let Some(disk) = SmallDisk::mount(8) else {
+        return skip("mounting a file system is not permitted here");
+    };
+    let letters = disk.path().join("dlq_log.txt");
+    let flag = format!("--dead-letter-path={}", letters.display());
+    let few = [
+        "--tcp-flow-control=off",
+        "--batch-capacity=64",
+        "--max-queue-depth=64",
+        "--batch-overflow=drop-new",
+        "--max-drop-rate=100",
+    ];
+    let server = Server::start(&[&few[..], &[flag.as_str()]].concat());
+    let ballast = disk.fill_but(4096);
+    // More than the lane holds, in one piece: what does not fit is dead-lettered.
+    let burst = |round: u32| {
+        let frames = (0..2_000).flat_map(|n| frame(0, "full/letters", format!("{round} {n} {}", "x".repeat(200)).as_bytes()));
+        send_all(&server, &frames.collect::<Vec<u8>>());
+        server.wait_for("the burst's end", |status| {
+            term(status, "received") == u64::from(round + 1) * 2_000 && term(status, "in_flight") == 0
+        });
+    };
+    let mut rounds = 0;
+    let give_up = std::time::Instant::now() + PATIENCE;
+    while metric(&server, "eventstream_dead_letter_lost_total", "") == 0 {
+        assert!(std::time::Instant::now() < give_up, "no dead letter was ever lost");
+        burst(rounds);
+        rounds += 1;
+    }
+    let stored = term(&server.status(), "stored");
+    send_all(&server, &frame(4, "full/other", b"as ever"));
+    server.wait_for("an event of another tier", |status| term(status, "stored") > stored);
+    std::fs::remove_file(ballast).expect("there");
+    let written = metric(&server, "eventstream_dead_letters_written_total", "");
+    let give_up = std::time::Instant::now() + PATIENCE;
+    let mut sent = u64::from(rounds) * 2_000 + 1;
+    while metric(&server, "eventstream_dead_letters_written_total", "") == written {
+        assert!(std::time::Instant::now() < give_up, "nothing is written after space came back");
+        let frames = (0..2_000u64).flat_map(|n| frame(0, "full/letters", format!("{} again", sent + n).as_bytes()));
+        send_all(&server, &frames.collect::<Vec<u8>>());
+        sent += 2_000;
+        server.wait_for("the burst's end", |status| term(status, "received") == sent && term(status, "in_flight") == 0);
+    }
+    let ended = server.stop();
+    ended.assert_clean();
+    let complaints = ended.stderr.lines().filter(|line| line.contains("dead letters can't be written")).count();
+    assert!(complaints >= 1, "not loud:\n{}", ended.stderr);
+    assert!(ended.stderr.contains("dead_letter_lost"), "{}", ended.stderr);
+    let stats = run(&["dlq", "stats", "--json", "--dead-letter-path", &letters.display().to_string()]);
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).expect("JSON");
+    assert_eq!((&stats["torn_lines"], &stats["foreign_lines"]), (&0.into(), &0.into()), "whole lines or nothing");
+    assert!(stats["total"]["letters"].as_u64() > Some(written), "{stats}");
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use eventstream::config::{Auto, Config};
-use eventstream::engine::{Engine, Handlers};
+use eventstream::engine::Engine;
 use eventstream::report::DrainCause;
 use eventstream::sys::clock::{Clock, HostClock};
 use eventstream::wire::{Priority, encode_into};
@@ -58,7 +58,7 @@ fn agent_threads_allocate_nothing_after_warm_up() {
         window_ms: 50,
         ..Config::default()
     };
-    let (engine, report) = Engine::start(&config, &Handlers::default()).expect("an engine");
+    let (engine, report) = Engine::builder().config(config).start().expect("an engine");
     let tcp = report.tcp.expect("it listens");
     let warm = 50_000;
     let counted = 200_000;

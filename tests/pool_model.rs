@@ -26,7 +26,8 @@ fn header(id: u64, tier: Tier) -> EventHeader {
         tier,
         source: Source::Tcp,
         attempts: 0,
-        reserved: [0; 26],
+        reserved: [0; 10],
+        key: None,
     }
 }
 

@@ -11,10 +11,11 @@ use eventstream::metrics::ledger::LedgerCells;
 use eventstream::pool::{
     ClassStrides, Event, EventHeader, EventView, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source,
 };
+use eventstream::process::rules::{AlertRule, Comparison, Condition, JsonCondition, JsonTest, Needle, Operand, Pattern};
 use eventstream::process::{
-    AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters,
-    ProcessorWiring, Realtime, RealtimeOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog,
-    WindowLogOptions,
+    AlertHandler, AlertLog, AlertLogOptions, Batch, BatchOptions, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet,
+    PollBudget, ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, Rules, RulesOptions, Transactional,
+    TransactionalHandler, TransactionalOptions, WindowDefinition, WindowLog, WindowLogOptions, duplicates_by_class,
 };
 use eventstream::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use eventstream::storage::status::InletProgress;
@@ -113,6 +114,22 @@ impl TransactionalHandler for Tenth {
     }
 }
 
+/// Windows of every kind: side by side and sliding, with groups and values, and with fewer rows than topics.
+fn definitions() -> Vec<WindowDefinition> {
+    let slide = Nanos::from_millis(2);
+    let topics = WindowDefinition { groups_max: 8, ..WindowDefinition::topics(slide) };
+    let sliding = WindowDefinition {
+        name: "sliding".into(),
+        filter: "t/+".parse().unwrap(),
+        group_by: GroupBy::Levels(1),
+        length: Nanos(slide.0 * 3),
+        value: Some("".parse().unwrap()),
+        ..topics.clone()
+    };
+    let all = WindowDefinition { name: "all".into(), group_by: GroupBy::Filter, length: slide, ..sliding.clone() };
+    vec![topics, sliding, all]
+}
+
 /// One tier around one processor.
 struct Tier {
     priority: Priority,
@@ -153,19 +170,23 @@ impl House {
                 ledger: Arc::new(LedgerCells::default()),
                 dead_letters: letters.0.sender(0),
                 counters: counters.clone(),
+                duplicates: duplicates_by_class(&Arc::default()),
+                gate: Arc::default(),
+                budget: PollBudget::narrow(),
                 runner: None,
             }
         };
         let alerts = AlertLog::open(&AlertLogOptions::new(folder.join("alerts.jsonl"))).unwrap();
-        let windows = WindowLog::open(&WindowLogOptions::new(folder.join("windows.jsonl")), None, counters.clone()).unwrap();
+        let windows = WindowLogOptions { definitions: definitions(), ..WindowLogOptions::new(folder.join("windows.jsonl")) };
+        let windows = WindowLog::open(&windows, None, counters.clone()).unwrap();
         let options = TransactionalOptions {
-            dedup: Some(DedupOptions { capacity_keys: 10_000, window: Nanos::from_millis(100) }),
+            dedup: DedupOptions { capacity_keys: 10_000, window: Nanos::from_millis(100), ..DedupOptions::default() },
             ..Default::default()
         };
         let agents: [Box<dyn Agent<TimeOnly>>; 3] = [
             Box::new(Realtime::new(RealtimeOptions::default(), vec![Box::new(alerts)], wiring()).unwrap()),
             Box::new(Transactional::new(options, Some(Box::new(Tenth)), retry_memory, wiring()).unwrap()),
-            Box::new(Batch::new(BatchOptions { window: Nanos::from_millis(2) }, windows, wiring())),
+            Box::new(Batch::new(BatchOptions::default(), windows, wiring())),
         ];
         let priorities = [Priority::High, Priority::Medium, Priority::Low];
         let tiers = priorities
@@ -183,7 +204,15 @@ impl House {
         for tier in &mut self.tiers {
             for turn in 0..100u64 {
                 let body = (self.sent - turn % 3).to_le_bytes(); // Some repeat each other.
-                let payload = [b't', b'/', b'0' + (self.sent % 10) as u8, body[0], body[1], body[2], body[3]];
+                let digits = body.map(|byte| b'0' + byte % 10);
+                let topic = [b't', b'/', b'0' + (self.sent % 10) as u8];
+                // BATCH bodies are numbers.
+                let body = if tier.priority == Priority::Low {
+                    [b'1', digits[0], digits[1], digits[2]]
+                } else {
+                    [body[0], body[1], body[2], body[3]]
+                };
+                let payload = [topic[0], topic[1], topic[2], body[0], body[1], body[2], body[3]];
                 let header = EventHeader {
                     id: self.sent,
                     received_at: self.ring.now(),
@@ -195,7 +224,8 @@ impl House {
                     tier: tier.priority.tier(),
                     source: Source::Tcp,
                     attempts: 0,
-                    reserved: [0; 26],
+                    reserved: [0; 10],
+                    key: None,
                 };
                 let event = self.reactor.store(header, &payload).expect("the round before is home");
                 tier.to.push(event).expect("there is room for a round");
@@ -246,4 +276,54 @@ fn processors_allocate_nothing_after_their_first_round() {
     house.releaser.flush();
     house.reactor.collect();
     assert_eq!(house.reactor.events_out(), 0, "every slot is home");
+}
+
+/// Rules of each kind of condition, and with each kind of limit, on a table of topics that overflows.
+#[test]
+fn rules_allocate_nothing_from_the_first_event_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let rule = |name: &str, topic: &str, condition| AlertRule {
+        condition,
+        udp: socket.local_addr().ok(),
+        alerts_per_s_max: 1_000_000,
+        ..AlertRule::new(name, topic.parse().unwrap())
+    };
+    let test = JsonTest::Compare(Comparison::Eq, Operand::Text("hot\n".to_owned()));
+    let json = JsonCondition { pointer: "/a/1/state".parse().unwrap(), tests: vec![test] };
+    let rules = [
+        rule("contains", "t/#", Condition { contains: Needle::new("state"), ..Condition::default() }),
+        rule("regex", "t/+/+", Condition { regex: Pattern::new(r"(?i)HOT\b").ok(), ..Condition::default() }),
+        rule("json", "#", Condition { json: Some(json), ..Condition::default() }),
+        AlertRule { cool_down: Nanos::from_millis(1), ..rule("cool", "t/+/even", Condition::default()) },
+    ];
+    let mut rules = Rules::start(&rules, &RulesOptions::new(folder.path().join("alerts.jsonl"))).unwrap();
+    let body = br#"{"deep":[[[{"a":{}}]]],"a":[0,{"state":"\u0068ot\n"}]} hot "#;
+    let topics: Vec<String> = (0..10_000).map(|number| format!("t/{number}/{}", ["even", "odd"][number % 2])).collect();
+    let mut header = EventHeader {
+        id: 0,
+        received_at: Nanos(0),
+        received_wall: WallNanos(0),
+        connection: 0,
+        body_len: body.len() as u32,
+        topic_len: 0,
+        priority: Priority::High,
+        tier: Priority::High.tier(),
+        source: Source::Tcp,
+        attempts: 0,
+        reserved: [0; 10],
+        key: None,
+    };
+    let before = ALLOCATIONS.get();
+    for topic in topics.iter().cycle().take(30_000) {
+        (header.id, header.topic_len) = (header.id + 1, topic.len() as u16);
+        header.received_at = header.received_at + Nanos::from_micros(10);
+        rules.handle(&EventView { header: &header, topic, body });
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    let counters = rules.counters();
+    for (place, matched) in [30_000, 30_000, 30_000, 15_000].into_iter().enumerate() {
+        assert_eq!(counters.rule(place as u8).matched.get(), matched, "rule {place}");
+    }
+    assert!(counters.topic_limit.get() > 0 && counters.rule(3).cooled_down.get() > 0);
 }

@@ -6,8 +6,16 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use eventstream::bus::Overflow;
+use eventstream::control::Thresholds;
 use eventstream::metrics::ledger::DropReason;
-use eventstream::sim::world::{Outcome, run_seed};
+use eventstream::sim::clients::{FrameMix, Manner};
+use eventstream::sim::faults::Faults;
+use eventstream::sim::scenario::{HandlerManner, Scenario, UdpManner};
+use eventstream::sim::world::{Outcome, run, run_seed};
+use eventstream::storage::Durability;
+use eventstream::sys::clock::Nanos;
+use eventstream::wire::Priority;
 
 /// How many seeds every run of the tests covers.
 const SEEDS: u64 = 500;
@@ -59,7 +67,7 @@ parts!(
 );
 
 /// What a hundred seeds must have met at least once: where one of these stays at zero, the simulation no longer tests it.
-const MET: [&str; 44] = [
+const MET: [&str; 56] = [
     "accept_backoff",
     "connection_waits batch",
     "connection_waits realtime",
@@ -71,9 +79,16 @@ const MET: [&str; 44] = [
     "connections_closed refused",
     "connections_closed reset",
     "connections_closed slow_frame",
+    "control_transitions 0 CRITICAL",
+    "control_transitions 0 DEGRADED",
+    "control_transitions 0 ELEVATED",
+    "control_transitions 0 EMERGENCY",
+    "control_transitions 0 HEALTHY",
     "dead_letter_lost queue_full",
-    "dedup_hits",
+    "dedup_table_hits trans body",
+    "events backpressure_drop",
     "events duplicate",
+    "events emergency_drop",
     "events handled",
     "events handler_panic",
     "events pool_exhausted",
@@ -99,6 +114,11 @@ const MET: [&str; 44] = [
     "parked_bytes",
     "partial_frame",
     "pinned_chunks",
+    "publications lost pool_exhausted",
+    "publications lost queue_full",
+    "publications lost store_unavailable",
+    "publications sent",
+    "publications waiting Room",
     "receives_starved",
     "retries",
     "slot_waits",
@@ -128,4 +148,50 @@ fn a_seed_replays_to_the_last_byte_of_its_log() {
         let outcomes: [Outcome; 2] = std::array::from_fn(|_| run_seed(seed));
         assert_eq!(outcomes[0], outcomes[1], "seed {seed}");
     }
+}
+
+/// A node with room for a hundred events behind a disk that takes up to half a second for each operation, and senders that go on for two
+/// seconds: one that can wait, one that cannot.
+fn slow_disk(seed: u64) -> Scenario {
+    let mix = |priorities: &[Priority]| FrameMix {
+        priorities: priorities.to_vec(),
+        frame_bytes_max: 200,
+        long: 0,
+        twice: 0,
+        pause_max: Nanos::from_millis(20),
+    };
+    Scenario {
+        storage: true,
+        flow_control: true,
+        overflow: [Overflow::DropOld, Overflow::BlockProducer, Overflow::DropNew],
+        capacity: [64; 3],
+        inlet_events: 4,
+        slots: [512, 128, 8],
+        udp: UdpManner::One,
+        udp_slots: 32,
+        handler: HandlerManner::Good,
+        durability: Durability::Always,
+        disk_fills: false,
+        early_drain: false,
+        thresholds: Thresholds { max_queue_depth: 20, min_events_for_evaluation: u64::MAX, ..Thresholds::default() },
+        faults: Faults { file_delay_max: Nanos::from_millis(5), file_stall: 1_000, ..Faults::none() },
+        tcp: vec![(Manner::Orderly, 200, mix(&[Priority::Medium, Priority::Low]))],
+        udp_clients: vec![(600, mix(&Priority::ALL))],
+        ..Scenario::of_seed(seed)
+    }
+}
+
+#[test]
+fn a_disk_that_takes_half_a_second_raises_levels_for_what_cannot_wait_and_they_fall_again() {
+    let (mut shed, mut entered) = (0, BTreeMap::new());
+    for seed in 0..3 {
+        // That the level is HEALTHY at the end, that the ledger balances and that every slot is home is O1, O5 and O8.
+        let Outcome { terms, counters, .. } = run(&slow_disk(seed));
+        shed += terms.lost[DropReason::BackpressureDrop as usize] + terms.lost[DropReason::EmergencyDrop as usize];
+        for (name, value) in counters.into_iter().filter(|(name, _)| name.starts_with("control_transitions")) {
+            *entered.entry(name).or_insert(0) += value;
+        }
+    }
+    assert!(entered["control_transitions 0 DEGRADED"] > 0, "{entered:?}");
+    assert!(shed > 0, "{entered:?}");
 }

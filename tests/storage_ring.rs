@@ -100,7 +100,8 @@ impl Node {
                 tier: Tier::Transactional,
                 source: Source::Tcp,
                 attempts: 0,
-                reserved: [0; 26],
+                reserved: [0; 10],
+                key: None,
             };
             let payload = [b"a/b/", body.as_bytes()].concat();
             while self.producer.free() == 0 {

@@ -294,6 +294,18 @@ impl LaneGauge {
         self.shared.slots.len()
     }
 
+    /// Events that were published since the start.
+    pub fn published(&self) -> u64 {
+        // Relaxed: a number to look at.
+        self.shared.tail.load(Ordering::Relaxed)
+    }
+
+    /// Events that its consumer has taken since the start; may lag behind by those evicted at this moment.
+    pub fn taken(&self) -> u64 {
+        // Relaxed: a number to look at. Both grow, and an event that was evicted counts as head moved first.
+        self.shared.head.load(Ordering::Relaxed).saturating_sub(self.shared.losses.evicted.get())
+    }
+
     /// What its producer could not queue.
     pub fn losses(&self) -> &Losses {
         &self.shared.losses

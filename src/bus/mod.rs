@@ -13,6 +13,7 @@
 //!
 //! What it does not do: allocate after start, block, read clocks, or release events: an event that does not fit is handed back.
 
+pub mod class;
 pub mod counters;
 pub mod dispatch;
 pub mod lane;
@@ -20,9 +21,10 @@ pub mod policy;
 pub mod tier;
 pub mod topic;
 
+pub use class::{ClassCounters, ClassId, ClassRefusal, TopicClass, TopicClasses};
 pub use counters::BusCounters;
 pub use dispatch::{Dispatch, DuplicateOverride};
 pub use lane::{LaneConsumer, LaneGauge, LaneProducer, lane};
 pub use policy::{Overflow, Pressure, Sent, TierGauge, TierSender};
 pub use tier::{TierOptions, TierReceiver, split_capacity, tier};
-pub use topic::{TopicFilter, TopicFilterRefusal, TopicTable};
+pub use topic::{TOPIC_FILTER_LEVELS_MAX, TopicFilter, TopicFilterRefusal, TopicTable};

@@ -8,13 +8,15 @@
 //!
 //! Invariants:
 //! - **F1** Depth is over all lanes of the tier, this producer's unpublished events included. What other producers have not published
-//!   nobody sees: so with *n* of them the mark may be passed by what *n* - 1 push in one poll, and by nothing with one.
+//!   nobody sees: so with *n* of them the mark may be passed by what *n* - 1 push in one poll, and by nothing with one. (The service
+//!   lane, T4 in [`mod@super::tier`], is no *producer* here: it adds what it holds.)
 //! - **F2** Hysteresis: once a sender has said *wait*, it goes on saying so until the depth is below half of the mark. So connections
 //!   that wait are served before newcomers fill the tier again.
 //! - **F3** An empty tier lets everybody go on: a sender never waits for an event that is not there.
 //! - **F4** Every event comes back to the caller or is in the lane; nothing is released or lost here.
 //!
-//! What it does not do: wake a producer that waits. Whoever waits looks again, at the latest after a short deadline of its own.
+//! What it does not do: wake a producer that waits. A reactor looks again after a short deadline of its own; a producer with a thread
+//! of its own sleeps, and the tier's consumer wakes it (T5 in [`mod@super::tier`]).
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +24,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::lane::{Full, LaneGauge, LaneProducer, Losses};
+use super::tier::TierOptions;
 use crate::pool::Event;
 use crate::sys::wake::Waker;
 use crate::wire::Tier;
@@ -70,25 +73,6 @@ impl Overflow {
 impl fmt::Display for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-/// Not the name of an [`Overflow`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownOverflow(pub String);
-
-impl fmt::Display for UnknownOverflow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is not one of drop-old, drop-new, block-producer", self.0)
-    }
-}
-
-impl std::error::Error for UnknownOverflow {}
-
-impl std::str::FromStr for Overflow {
-    type Err = UnknownOverflow;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Overflow::ALL.into_iter().find(|policy| policy.name() == text).ok_or_else(|| UnknownOverflow(text.to_owned()))
     }
 }
 
@@ -150,21 +134,22 @@ pub struct TierGauge {
 #[derive(Debug)]
 struct TierGaugeInner {
     lanes: Box<[LaneGauge]>,
+    /// Those that share the capacity: all but the service lane.
+    producers: usize,
     capacity_events: usize,
     high_water_events: usize,
 }
 
 impl TierGauge {
-    /// The gauge over a tier's lanes. Producers wait from `high_water_events` on (at least 1); a mark at or above the
-    /// capacity means no flow control.
+    /// The gauge over a tier's lanes. A mark at or above the capacity means no flow control; the least mark is 1.
     ///
     /// # Panics
-    /// If there is no lane.
-    pub fn new(lanes: Vec<LaneGauge>, high_water_events: usize) -> Self {
-        assert!(!lanes.is_empty(), "a tier has at least one lane");
-        let capacity_events = lanes.iter().map(LaneGauge::capacity).sum();
-        let high_water_events = high_water_events.max(1);
-        Self { inner: Arc::new(TierGaugeInner { lanes: lanes.into(), capacity_events, high_water_events }) }
+    /// If there are fewer lanes than producers.
+    pub(super) fn new(lanes: Vec<LaneGauge>, options: &TierOptions) -> Self {
+        assert!(lanes.len() >= options.producers, "a lane for each producer");
+        let TierOptions { capacity_events, producers, .. } = *options;
+        let high_water_events = options.high_water_events.max(1);
+        Self { inner: Arc::new(TierGaugeInner { lanes: lanes.into(), producers, capacity_events, high_water_events }) }
     }
 
     /// Published events of all lanes that nobody took yet.
@@ -172,7 +157,17 @@ impl TierGauge {
         self.inner.lanes.iter().map(LaneGauge::depth).sum()
     }
 
-    /// Events that all lanes hold together.
+    /// Events that were put into the tier since the start.
+    pub fn published(&self) -> u64 {
+        self.inner.lanes.iter().map(LaneGauge::published).sum()
+    }
+
+    /// Events that the tier's consumer has taken since the start.
+    pub fn taken(&self) -> u64 {
+        self.inner.lanes.iter().map(LaneGauge::taken).sum()
+    }
+
+    /// Events that the producers' lanes hold together.
     pub fn capacity(&self) -> usize {
         self.inner.capacity_events
     }
@@ -198,7 +193,7 @@ impl TierGauge {
     }
 
     /// The depth below which producers that wait go on: half of the mark, or of the capacity without flow control.
-    fn resume_below_events(&self) -> usize {
+    pub(super) fn resume_below_events(&self) -> usize {
         (self.inner.high_water_events.min(self.inner.capacity_events) / 2).max(1)
     }
 }
@@ -271,7 +266,7 @@ impl TierSender {
     /// Events that may be sent before the next look: this lane's room, and this producer's part of what is left below the mark, since
     /// all producers may be counting on the rest at the same time (F1). At least one: the caller has just been told to go on.
     fn room_below_mark(&mut self) -> usize {
-        let producers = self.gauge.inner.lanes.len();
+        let producers = self.gauge.inner.producers;
         let below = self.gauge.high_water_events().saturating_sub(self.depth()) / producers;
         below.min(self.producer.free()).max(1)
     }
@@ -328,15 +323,6 @@ impl TierSender {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_policy_parses_from_its_own_name_and_nothing_else_does() {
-        for policy in Overflow::ALL {
-            assert_eq!(policy.to_string().parse(), Ok(policy));
-        }
-        let refusal = "drop_old".parse::<Overflow>().unwrap_err();
-        assert_eq!(refusal.to_string(), "`drop_old` is not one of drop-old, drop-new, block-producer");
-    }
 
     #[test]
     fn pressure_changes_exactly_at_its_shares() {

@@ -4,12 +4,18 @@
 //! - **T1** The lanes' capacities are powers of two and add up to the tier's capacity, all of it usable.
 //! - **T2** Events of one producer are taken in the order they were sent. Nothing is said of the order between producers.
 //! - **T3** Round robin by batches: after a lane was served, all others that have something are served before it is again.
+//! - **T4** The service lane is beside all this: it adds to the depth, and to nothing else, so the other lanes, the marks and the pressure
+//!   are the same with it and without. When it is full its producer waits, whatever the tier's policy: what it carries was lost once already.
+//! - **T5** A producer that sleeps until the tier has room is woken: the consumer wakes sleepers after each batch that leaves the depth
+//!   below the mark from which waiting producers go on (W1 in [`crate::sys::wake`]; here the *work* is the room). The last batch of a tier
+//!   always does.
 
 #![forbid(unsafe_code)]
 
 use super::lane::{LaneConsumer, lane};
 use super::policy::{Overflow, TierGauge, TierSender};
 use crate::pool::Event;
+use crate::sys::wake::{Waker, wake_all};
 
 /// The numbers of a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,18 +28,22 @@ pub struct TierOptions {
     pub overflow: Overflow,
     /// The depth from which sources that can wait do so; the capacity or more for no flow control.
     pub high_water_events: usize,
+    /// Events of one more lane, for what the engine itself sends again (T4): a power of two; 0 for none.
+    pub service_lane_events: usize,
 }
 
-/// Makes a tier: the senders, one per producer, the consumer's end and a gauge over all lanes.
+/// Makes a tier: the senders, one per producer (the service lane's comes last), the consumer's end and a gauge over all lanes.
 ///
 /// # Panics
-/// If the capacity is not a power of two or smaller than the number of producers, or there is no producer.
+/// If a capacity is not a power of two or smaller than the number of producers, or there is no producer.
 pub fn tier(options: TierOptions) -> (Vec<TierSender>, TierReceiver, TierGauge) {
-    let lanes = split_capacity(options.capacity_events, options.producers);
+    let mut lanes = split_capacity(options.capacity_events, options.producers);
+    lanes.extend((options.service_lane_events > 0).then_some(options.service_lane_events));
     let (producers, consumers): (Vec<_>, Vec<_>) = lanes.into_iter().map(lane).unzip();
-    let gauge = TierGauge::new(consumers.iter().map(LaneConsumer::gauge).collect(), options.high_water_events);
-    let sender = |producer| TierSender::new(producer, options.overflow, gauge.clone());
-    let senders = producers.into_iter().map(sender).collect();
+    let gauge = TierGauge::new(consumers.iter().map(LaneConsumer::gauge).collect(), &options);
+    let overflow = |lane| if lane < options.producers { options.overflow } else { Overflow::BlockProducer };
+    let sender = |(lane, producer)| TierSender::new(producer, overflow(lane), gauge.clone());
+    let senders = producers.into_iter().enumerate().map(sender).collect();
     (senders, TierReceiver::new(consumers), gauge)
 }
 
@@ -60,6 +70,14 @@ pub struct TierReceiver {
     lanes: Vec<LaneConsumer>,
     /// The lane to look at first.
     next: usize,
+    sleepers: Option<Sleepers>,
+}
+
+/// Producers that may sleep until the tier has room (T5).
+#[derive(Debug)]
+struct Sleepers {
+    wakers: Vec<Waker>,
+    resume_below_events: usize,
 }
 
 impl TierReceiver {
@@ -69,7 +87,12 @@ impl TierReceiver {
     /// If there is none.
     pub fn new(lanes: Vec<LaneConsumer>) -> Self {
         assert!(!lanes.is_empty(), "a tier has at least one lane");
-        Self { lanes, next: 0 }
+        Self { lanes, next: 0, sleepers: None }
+    }
+
+    /// Whom to wake when the tier has room again (T5).
+    pub fn set_sleepers(&mut self, wakers: Vec<Waker>, gauge: &TierGauge) {
+        self.sleepers = Some(Sleepers { wakers, resume_below_events: gauge.resume_below_events() });
     }
 
     /// Takes up to `max` events to the end of `out`, which should have room for them; each lane's oldest first (T2, T3). Returns
@@ -88,6 +111,12 @@ impl TierReceiver {
             if taken == max {
                 break;
             }
+        }
+        if taken > 0
+            && let Some(sleepers) = &self.sleepers
+            && self.depth() < sleepers.resume_below_events
+        {
+            wake_all(&sleepers.wakers);
         }
         taken
     }
@@ -119,6 +148,16 @@ mod tests {
             }
         }
         assert_eq!(split_capacity(65_536, 3), [32_768, 16_384, 16_384]);
+    }
+
+    #[test]
+    fn the_service_lane_waits_where_others_drop() {
+        for overflow in [Overflow::DropOld, Overflow::DropNew] {
+            let options =
+                TierOptions { capacity_events: 4, producers: 1, overflow, high_water_events: 4, service_lane_events: 2 };
+            let (senders, _receiver, _gauge) = tier(options);
+            assert_eq!(senders.iter().map(TierSender::overflow).collect::<Vec<_>>(), [overflow, Overflow::BlockProducer]);
+        }
     }
 
     #[test]

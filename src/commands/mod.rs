@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dlq;
 pub mod doctor;
 pub mod log;
 mod parts;
@@ -129,6 +130,8 @@ pub enum Command {
     Log(log::LogCommand),
     /// Follows a log.
     Tail(tail::TailCommand),
+    /// Looks at dead letters, sends them again, removes them.
+    Dlq(dlq::DlqCommand),
     /// Sends events.
     Send(send::SendCommand),
 }
@@ -146,6 +149,7 @@ impl Command {
             Command::Topology(command) => command.run(parts.plan_cores, out),
             Command::Log(command) => log_exit(command.run(out)),
             Command::Tail(command) => log_exit(command.run(out)),
+            Command::Dlq(command) => command.run(out),
             Command::Send(command) => command.run().map(|()| ExitStatus::Ok).map_err(|error| {
                 let code = if error.is_usage() { ExitStatus::Usage } else { ExitStatus::Runtime };
                 parts::three_lines(code, &error)

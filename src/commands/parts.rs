@@ -8,7 +8,7 @@ use super::serve::{EndNotice, Started};
 use super::topology::{CorePlanView, PlanRequest, RunnerView};
 use super::{CommandError, ExitStatus, Parts};
 use crate::config::{Auto, Config};
-use crate::engine::{Engine, EngineError, Handlers, survey};
+use crate::engine::{Engine, EngineError, survey};
 use crate::sys::findings::Finding;
 use crate::sys::plan::{CorePlan, CoreRequest};
 use crate::sys::topology::Topology;
@@ -46,7 +46,7 @@ impl From<EngineError> for CommandError {
 }
 
 fn start_engine(config: &Config, notice: EndNotice) -> Result<Started, CommandError> {
-    let (engine, report) = Engine::start(config, &Handlers::default())?;
+    let (engine, report) = Engine::builder().config(config.clone()).start()?;
     let engine = Arc::new(Mutex::new(Some(engine)));
     let watched = engine.clone();
     let watch = move || {

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::{CommandError, ExitStatus, print};
 use crate::config::{Config, Flags, Layers, Loaded, OPTIONS, OptionSpec, Rule};
 use crate::report::{DrainCause, DrainSummary, StartReport};
-use crate::sys::process::ignore_file_size_signal;
+use crate::sys::process::{ignore_file_size_signal, keep_descriptors_from_programs};
 
 /// What `serve` was told; the flags are read together with the other layers.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ fn help() -> String {
          Runs the engine until SIGTERM or SIGINT, then drains and prints its account; a second signal exits at once.\n\
          An option is a flag, a variable (--tcp-listen: EVENTSTREAM_TCP_LISTEN) or a line of the file\n\
          (tcp-listen = \"127.0.0.1:9000\"), in this order of precedence. Sizes take KiB, MiB, GiB.\n\n\
-         Options:\n  --config FILE\n      The configuration file (TOML). Its table [topics] overrides priorities: \"alarms/#\" = \"critical\".\n",
+         Options:\n  --config FILE\n      The configuration file (TOML). Its table [topics] overrides priorities: \"alarms/#\" = \"critical\";\n      its tables [[rules]] say which REALTIME events are alerts, and what is done about them (README).\n",
     );
     for option in OPTIONS {
         // Writing to a string can't fail.
@@ -102,6 +102,7 @@ impl ServeCommand {
         init_log();
         notes.iter().for_each(|note| log::warn!("{note}"));
         ignore_file_size_signal();
+        keep_descriptors_from_programs();
         let (causes, ends) = mpsc::channel();
         let notice = EndNotice(causes);
         watch_signals(notice.clone())?;

@@ -37,7 +37,7 @@ impl StatusCommand {
     }
 }
 
-fn address_from_environment() -> Result<SocketAddr, CommandError> {
+pub(super) fn address_from_environment() -> Result<SocketAddr, CommandError> {
     let text = std::env::var("EVENTSTREAM_ADMIN_LISTEN").unwrap_or_else(|_| "127.0.0.1:9002".to_owned());
     text.parse().map_err(|_| {
         let cause = "it is not an IP address with a port";

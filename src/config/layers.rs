@@ -8,12 +8,20 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::classes::read_classes;
 use super::refusal::{ConfigRefusal, FilterCause, Origin};
+use super::rules::read_rules;
+use super::windows::{self, WindowEntry};
 use super::{Config, OPTIONS, OptionSpec, TopicOverride};
+use crate::bus::TopicClass;
 use crate::limits::{CONFIG_FILE_BYTES_MAX, TOPIC_FILTER_BYTES_MAX};
+use crate::process::rules::AlertRule;
 
 /// `EVENTSTREAM_*` variables that are no options: log filter, features to do without, the file of the configuration.
 pub const VARIABLES_APART: [&str; 3] = ["EVENTSTREAM_LOG", "EVENTSTREAM_WITHOUT", "EVENTSTREAM_CONFIG"];
+
+/// The tables of a file, beside its options.
+const TABLES: [&str; 4] = ["topics", "classes", "rules", "windows"];
 
 /// Why a command line is refused (exit code 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +152,8 @@ impl Config {
             None => layers.variable("EVENTSTREAM_CONFIG")?.map(PathBuf::from),
         };
         let file = path.map(|path| FileLayer::read(&path)).transpose()?.unwrap_or_default();
-        let mut config = Config { topics: file.topics, ..Config::default() };
+        let (topics, classes, rules, windows) = (file.topics, file.classes, file.rules, file.windows);
+        let mut config = Config { topics, classes, rules, windows, ..Config::default() };
         for option in OPTIONS {
             let variable = layers.variable(&option.variable())?;
             let (text, origin) = match (layers.flags.value(option), variable, file.values.get(&option.name())) {
@@ -160,17 +169,20 @@ impl Config {
                 cause,
             })?;
         }
-        config.check()?;
+        config.check(0)?;
         Ok(Loaded { config, notes: layers.notes() })
     }
 }
 
-/// What a file says: values as text with their line, and the topic overrides.
+/// What a file says: values as text with their line, and what its tables hold.
 #[derive(Debug, Default)]
 struct FileLayer {
     path: PathBuf,
     values: BTreeMap<String, (String, usize)>,
     topics: Vec<TopicOverride>,
+    classes: Vec<TopicClass>,
+    rules: Vec<AlertRule>,
+    windows: Vec<WindowEntry>,
 }
 
 impl FileLayer {
@@ -197,11 +209,16 @@ impl FileLayer {
             let (name, line) = (key.get_ref().as_ref(), line_of(key.span().start));
             match (name, value.get_ref()) {
                 ("topics", DeValue::Table(topics)) => layer.topics = read_topics(path, topics, line_of)?,
+                ("classes", DeValue::Table(classes)) => layer.classes = read_classes(path, classes, line_of)?,
+                ("rules", DeValue::Array(rules)) => layer.rules = read_rules(path, rules, line_of)?,
+                ("windows", list) => layer.windows = windows::read(path, line, list, line_of)?,
                 (name, value) if OptionSpec::find(name).is_some() => {
                     let text = scalar(value).map_err(|found| layer.wrong_kind(line, name, found))?;
                     layer.values.insert(name.to_owned(), (text, line));
                 }
-                ("topics", other) => return Err(layer.wrong_kind(line, name, scalar(other).err().unwrap_or("a single value"))),
+                ("topics" | "classes" | "rules", other) => {
+                    return Err(layer.wrong_kind(line, name, scalar(other).err().unwrap_or("a single value")));
+                }
                 _ => return Err(layer.unknown_key(line, name)),
             }
         }
@@ -214,19 +231,20 @@ impl FileLayer {
 
     fn unknown_key(&self, line: usize, key: &str) -> ConfigRefusal {
         let wanted = key.replace('_', "-");
-        let nearest = OPTIONS.iter().map(|option| option.name()).chain(["topics".to_owned()]);
+        let nearest = OPTIONS.iter().map(|option| option.name()).chain(TABLES.map(str::to_owned));
         let nearest = nearest.min_by_key(|name| edit_distance(name, &wanted)).expect("there are options");
         ConfigRefusal::UnknownKey { path: self.path.clone(), line, key: key.to_owned(), nearest }
     }
 }
 
 /// The text of a value, as if it had been written as a flag; else what it is.
-fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
+pub(super) fn scalar(value: &DeValue<'_>) -> Result<String, &'static str> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Integer(number) => Ok(number.to_string()),
         DeValue::Boolean(on) => Ok(if *on { "on" } else { "off" }.to_owned()),
-        DeValue::Float(_) => Err("a number with a fraction"),
+        // As written; an option that wants a whole number refuses it with its own words.
+        DeValue::Float(number) => Ok(number.to_string()),
         DeValue::Datetime(_) => Err("a date"),
         DeValue::Array(_) => Err("a list"),
         DeValue::Table(_) => Err("a table"),
@@ -283,7 +301,7 @@ fn check_filter(filter: &str) -> Result<(), FilterCause> {
 }
 
 /// Insertions, deletions and replacements from one word to the other (Levenshtein), for suggestions.
-fn edit_distance(a: &str, b: &str) -> usize {
+pub(super) fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.bytes().enumerate() {
         let mut diagonal = i;

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::OptionSpec;
-use super::values::{Cause, Rule};
+use super::rules::RuleCause;
+use super::values::{Cause, Dedup, Rule};
+use super::windows::{self, WindowCause, WindowConflict};
+use crate::bus::{ClassRefusal, TopicFilterRefusal};
 use crate::wire::Tier;
 
 /// Where a value was written.
@@ -78,6 +81,9 @@ impl fmt::Display for FilterCause {
     }
 }
 
+/// How a class is written.
+const CLASS_FORM: &str = "orders = [\"orders/#\", \"invoices/+\"]";
+
 /// Two values that are right each for itself, and wrong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
@@ -103,6 +109,15 @@ pub enum Conflict {
     NoIntake,
     /// The dead letters would be written into the log.
     DeadLettersIntoLog(PathBuf),
+    /// `--dedup key` without `--dedup-key`, or the reverse.
+    DedupKeyAlone {
+        /// `--dedup`.
+        dedup: Dedup,
+    },
+    /// Topic classes that make no sense.
+    Classes(ClassRefusal),
+    /// Definitions of windows.
+    Windows(WindowConflict),
 }
 
 impl Conflict {
@@ -126,13 +141,27 @@ impl Conflict {
             Conflict::NoIntake => (
                 "--tcp-listen and --udp-listen are both off".to_owned(),
                 "no event could ever come in".to_owned(),
-                "leave one of them on".to_owned(),
+                "leave one of them on, or start the engine with publishers".to_owned(),
             ),
             Conflict::DeadLettersIntoLog(path) => (
                 format!("--dead-letter-path {} is a log of events", path.display()),
                 "dead letters would be written into the log and damage it".to_owned(),
                 "a path of its own, such as dlq_log.txt in the data folder".to_owned(),
             ),
+            Conflict::DedupKeyAlone { dedup: Dedup::Key } => (
+                "--dedup key lacks --dedup-key".to_owned(),
+                "nothing says by which part of the body events are known".to_owned(),
+                "--dedup-key pointer:/order/id, or --dedup-key prefix:16".to_owned(),
+            ),
+            Conflict::DedupKeyAlone { dedup } => (
+                format!("--dedup-key has no use with --dedup {}", dedup.name()),
+                "events are not known by a part of their body then".to_owned(),
+                "--dedup key, or no --dedup-key".to_owned(),
+            ),
+            Conflict::Classes(refusal) => {
+                ("the table [classes] is refused".to_owned(), refusal.to_string(), CLASS_FORM.to_owned())
+            }
+            Conflict::Windows(conflict) => conflict.lines(),
         }
     }
 }
@@ -216,6 +245,48 @@ pub enum ConfigRefusal {
         /// As written.
         text: String,
     },
+    /// A topic class whose filter can't be one.
+    ClassFilter {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// As written.
+        filter: String,
+        /// Why.
+        cause: TopicFilterRefusal,
+    },
+    /// A topic class that is neither a filter nor a list of them.
+    ClassKind {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The class.
+        class: String,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A rule that can't be one.
+    Rule {
+        /// The file and the line, from 1; none if it was not read from a file.
+        place: Option<(PathBuf, usize)>,
+        /// Its name in backticks, or its number.
+        rule: String,
+        /// Why.
+        cause: Box<RuleCause>,
+    },
+    /// A key of a `[[windows]]`.
+    Window {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// Why.
+        cause: WindowCause,
+    },
     /// Two values that are wrong together.
     Conflict(Conflict),
 }
@@ -244,12 +315,13 @@ impl ConfigRefusal {
             ),
             ConfigRefusal::UnknownKey { path, line, key, nearest } => (
                 format!("unknown key `{key}` ({} line {line})", path.display()),
-                "keys are the names of the flags of `serve`, without the dashes in front, and the table [topics]".to_owned(),
+                "keys are the names of the flags of `serve`, without the dashes in front, and the tables [topics], [classes], [[rules]], [[windows]]"
+                    .to_owned(),
                 format!("did you mean `{nearest}`? `eventstream serve --help` lists all"),
             ),
             ConfigRefusal::WrongKind { path, line, key, found } => (
                 format!("key `{key}` has {found} ({} line {line})", path.display()),
-                "a value is a text, a whole number, or true or false".to_owned(),
+                "a value is a text, a number, or true or false".to_owned(),
                 format!("{key} = \"…\""),
             ),
             ConfigRefusal::Filter { path, line, filter, cause } => (
@@ -265,6 +337,26 @@ impl ConfigRefusal {
                 ),
                 "it is none of batch, low, medium, high, critical, 0 to 4".to_owned(),
                 format!("\"{filter}\" = \"high\""),
+            ),
+            ConfigRefusal::ClassFilter { path, line, filter, cause } => (
+                format!("topic filter `{}` is refused ({} line {line})", filter.escape_debug(), path.display()),
+                cause.to_string(),
+                CLASS_FORM.to_owned(),
+            ),
+            ConfigRefusal::ClassKind { path, line, class, found } => (
+                format!("the class `{}` has {found} ({} line {line})", class.escape_debug(), path.display()),
+                "a class is a topic filter or a list of them".to_owned(),
+                CLASS_FORM.to_owned(),
+            ),
+            ConfigRefusal::Rule { place, rule, cause } => {
+                let place = place.as_ref().map_or_else(String::new, |(path, line)| format!(" ({} line {line})", path.display()));
+                let (cause, fix) = cause.lines();
+                (format!("rule {rule} is refused{place}"), cause, fix)
+            }
+            ConfigRefusal::Window { path, line, key, cause } => (
+                format!("key `{key}` of [[windows]] is refused ({} line {line})", path.display()),
+                cause.to_string(),
+                windows::example(key).to_owned(),
             ),
             ConfigRefusal::Conflict(conflict) => conflict.lines(),
         }

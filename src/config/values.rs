@@ -4,6 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::bus::Overflow;
+use crate::process::{JsonPointer, JsonPointerRefusal};
+use crate::storage::appender::Durability;
+use crate::sys::memory::HugePages;
+
 /// Why a value is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -16,6 +21,15 @@ pub enum Cause {
         /// The greatest value accepted.
         most: u64,
     },
+    /// Not a number with up to three decimal places.
+    NotADecimal,
+    /// A decimal number, but outside its bounds.
+    DecimalOutOfRange {
+        /// The least value accepted.
+        least: Decimal,
+        /// The greatest value accepted.
+        most: Decimal,
+    },
     /// Inside its bounds, but not a power of two.
     NotPowerOfTwo,
     /// Not a number of bytes, with or without a suffix.
@@ -26,6 +40,10 @@ pub enum Cause {
     NotOneOf(&'static [&'static str]),
     /// Nothing at all.
     Empty,
+    /// Neither of the forms of `--dedup-key`.
+    NotADedupKey,
+    /// Not a JSON pointer.
+    NotAPointer(JsonPointerRefusal),
     /// A character that can't be in a path or a list.
     ControlCharacter,
 }
@@ -35,6 +53,8 @@ impl fmt::Display for Cause {
         match self {
             Cause::NotANumber => f.write_str("it is not a whole number"),
             Cause::OutOfRange { least, most } => write!(f, "it must be between {least} and {most}"),
+            Cause::NotADecimal => f.write_str("it is not a number with up to three decimal places, such as 2 or 0.8"),
+            Cause::DecimalOutOfRange { least, most } => write!(f, "it must be between {least} and {most}"),
             Cause::NotPowerOfTwo => f.write_str("it must be a power of two"),
             Cause::NotABytesSize => f.write_str("it is not a number of bytes such as 65536, 64KiB or 1MiB"),
             Cause::NotAnAddress => {
@@ -42,6 +62,10 @@ impl fmt::Display for Cause {
             }
             Cause::NotOneOf(words) => write!(f, "it is none of {}", words.join(", ")),
             Cause::Empty => f.write_str("it is empty"),
+            Cause::NotADedupKey => {
+                f.write_str("it is neither pointer:/order/id (a JSON pointer), nor prefix:16 (1 to 65535 bytes), nor none")
+            }
+            Cause::NotAPointer(refusal) => write!(f, "{refusal}"),
             Cause::ControlCharacter => f.write_str("it contains a control character"),
         }
     }
@@ -54,6 +78,8 @@ pub enum Rule {
     Any,
     /// Least and greatest value.
     Between(u64, u64),
+    /// Least and greatest value of a decimal number, in thousandths.
+    BetweenThousandths(u64, u64),
     /// A power of two within the bounds.
     PowerOfTwo(u64, u64),
 }
@@ -69,6 +95,9 @@ impl Rule {
             Rule::Between(least, most) | Rule::PowerOfTwo(least, most) if !(least..=most).contains(&number) => {
                 Err(Cause::OutOfRange { least, most })
             }
+            Rule::BetweenThousandths(least, most) if !(least..=most).contains(&number) => {
+                Err(Cause::DecimalOutOfRange { least: Decimal(least), most: Decimal(most) })
+            }
             Rule::PowerOfTwo(..) if !number.is_power_of_two() => Err(Cause::NotPowerOfTwo),
             _ => Ok(()),
         }
@@ -80,6 +109,7 @@ impl fmt::Display for Rule {
         match self {
             Rule::Any => Ok(()),
             Rule::Between(least, most) => write!(f, "{least} to {most}"),
+            Rule::BetweenThousandths(least, most) => write!(f, "{} to {}", Decimal(*least), Decimal(*most)),
             Rule::PowerOfTwo(least, most) => write!(f, "a power of two, {least} to {most}"),
         }
     }
@@ -111,6 +141,9 @@ pub fn read_ruled<T: OptionValue>(text: &str, rule: Rule) -> Result<T, Cause> {
         // A number that not even the type can hold is told the option's bounds, not the type's.
         (Cause::OutOfRange { .. }, Rule::Between(least, most) | Rule::PowerOfTwo(least, most)) => {
             Cause::OutOfRange { least, most }
+        }
+        (Cause::DecimalOutOfRange { .. }, Rule::BetweenThousandths(least, most)) => {
+            Cause::DecimalOutOfRange { least: Decimal(least), most: Decimal(most) }
         }
         (cause, _) => cause,
     })?;
@@ -168,6 +201,45 @@ impl OptionValue for ByteSize {
         let number: u128 = digits.replace('_', "").parse().map_err(|_| Cause::NotABytesSize)?;
         let bytes = number.checked_mul(1 << shift).and_then(|bytes| u64::try_from(bytes).ok());
         bytes.map(ByteSize).ok_or(Cause::OutOfRange { least: 0, most: u64::MAX })
+    }
+
+    fn number(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+/// A number with up to three decimal places, exact: `2`, `0.8`, `12.125`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Decimal(u64);
+
+impl Decimal {
+    /// In thousandths.
+    pub const fn thousandths(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, places) = (self.0 / 1_000, format!("{:03}", self.0 % 1_000));
+        match places.trim_end_matches('0') {
+            "" => write!(f, "{whole}"),
+            places => write!(f, "{whole}.{places}"),
+        }
+    }
+}
+
+impl OptionValue for Decimal {
+    const FORM: &'static str = "N.N";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        let (whole, places) = text.split_once('.').unwrap_or((text, "0"));
+        let are_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !are_digits(whole) || !are_digits(places) || places.len() > 3 {
+            return Err(Cause::NotADecimal);
+        }
+        let thousandths = format!("{whole}{places:0<3}").parse::<u64>();
+        thousandths.map(Decimal).map_err(|_| Cause::DecimalOutOfRange { least: Decimal(0), most: Decimal(u64::MAX) })
     }
 
     fn number(&self) -> Option<u64> {
@@ -252,6 +324,33 @@ impl OptionValue for CoreSpec {
     }
 }
 
+/// The part of a body by which `--dedup key` knows an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DedupKey {
+    /// None.
+    None,
+    /// The value at a place of its JSON.
+    Pointer(JsonPointer),
+    /// So many first bytes.
+    Prefix(u16),
+}
+
+impl OptionValue for DedupKey {
+    const FORM: &'static str = "pointer:POINTER|prefix:BYTES|none";
+
+    fn read(text: &str) -> Result<Self, Cause> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(DedupKey::None),
+            Some(("pointer", pointer)) => JsonPointer::parse(pointer).map(DedupKey::Pointer).map_err(Cause::NotAPointer),
+            Some(("prefix", bytes)) => match bytes.parse() {
+                Ok(bytes) if bytes > 0 => Ok(DedupKey::Prefix(bytes)),
+                _ => Err(Cause::NotADedupKey),
+            },
+            _ => Err(Cause::NotADedupKey),
+        }
+    }
+}
+
 fn plain(text: &str) -> Result<&str, Cause> {
     match text {
         "" => Err(Cause::Empty),
@@ -295,26 +394,6 @@ words! {
         Off = "off",
     } form "on|off"
 
-    /// What a full tier does with an event.
-    Overflow {
-        /// The oldest of the producer's own lane goes to the dead letters.
-        DropOld = "drop-old",
-        /// The incoming one goes to the dead letters.
-        DropNew = "drop-new",
-        /// The connection waits; what can't wait is dropped.
-        BlockProducer = "block-producer",
-    } form "drop-old|drop-new|block-producer"
-
-    /// When a stored event survives a power cut.
-    Durability {
-        /// When the kernel writes it back.
-        None = "none",
-        /// After the next group commit.
-        Group = "group",
-        /// With its batch's write.
-        Always = "always",
-    } form "none|group|always"
-
     /// What a runner without work does.
     IdleStrategy {
         /// Polls on: wakes in 60 ns, burns a core.
@@ -325,23 +404,44 @@ words! {
         Park = "park",
     } form "spin|adaptive|park"
 
-    /// Huge pages for the event pool.
-    HugePages {
-        /// Where they can be had.
-        Auto = "auto",
-        /// Never.
-        Off = "off",
-        /// Or no start.
-        Required = "required",
-    } form "auto|off|required"
+    /// Who waits for an event that waits for its next try.
+    RetryOrder {
+        /// Nobody.
+        None = "none",
+        /// Later events of its topic.
+        Topic = "topic",
+    } form "none|topic"
 
     /// How TRANSACTIONAL events are told to be the same.
     Dedup {
         /// By topic and body.
         Content = "content",
-        /// Not at all.
+        /// By topic and a part of the body, which `--dedup-key` names.
+        Key = "key",
+        /// Not at all, unless they carry an idempotency key.
         Off = "off",
-    } form "content|off"
+    } form "content|key|off"
+}
+
+/// Choices that a part of the engine defines itself, by the words of their variants.
+macro_rules! words_of {
+    ($($name:ident { $($variant:ident = $word:literal),+ } form $form:literal)+) => {$(
+        impl OptionValue for $name {
+            const FORM: &'static str = $form;
+            fn read(text: &str) -> Result<Self, Cause> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    _ => Err(Cause::NotOneOf(&[$($word),+])),
+                }
+            }
+        }
+    )+};
+}
+
+words_of! {
+    Overflow { DropOld = "drop-old", DropNew = "drop-new", BlockProducer = "block-producer" } form "drop-old|drop-new|block-producer"
+    Durability { None = "none", Group = "group", Always = "always" } form "none|group|always"
+    HugePages { Auto = "auto", Off = "off", Required = "required" } form "auto|off|required"
 }
 
 impl OnOff {
@@ -369,6 +469,22 @@ mod tests {
     }
 
     #[test]
+    fn decimals_are_exact_to_three_places() {
+        for (text, thousandths, shown) in
+            [("2", 2_000, "2"), ("2.0", 2_000, "2"), ("0.8", 800, "0.8"), ("0.001", 1, "0.001"), ("12.125", 12_125, "12.125")]
+        {
+            let read = Decimal::read(text).expect("a decimal");
+            assert_eq!((read.thousandths(), read.to_string().as_str()), (thousandths, shown), "{text}");
+        }
+        for text in ["", ".", "1.", ".5", "-1", "1.2345", "1e3", "2,0", "2 %"] {
+            assert_eq!(Decimal::read(text), Err(Cause::NotADecimal), "{text}");
+        }
+        let refused = read_ruled::<Decimal>("1.0", Rule::BetweenThousandths(10, 999)).unwrap_err();
+        assert_eq!(refused.to_string(), "it must be between 0.01 and 0.999");
+        assert_eq!(read_ruled::<Decimal>(&"9".repeat(40), Rule::BetweenThousandths(10, 999)), Err(refused));
+    }
+
+    #[test]
     fn a_number_too_large_is_told_from_what_is_no_number() {
         assert_eq!(u8::read("256"), Err(Cause::OutOfRange { least: 0, most: 255 }));
         assert_eq!(u8::read("-1"), Err(Cause::NotANumber));
@@ -383,6 +499,18 @@ mod tests {
         assert_eq!(read_ruled::<u32>("0", Rule::Between(1, 8)), Err(Cause::OutOfRange { least: 1, most: 8 }));
         assert_eq!(read_ruled::<u32>(" 8 ", Rule::PowerOfTwo(2, 8)), Ok(8));
         assert_eq!(read_ruled::<Auto<u32>>("auto", Rule::Between(1, 8)), Ok(Auto::Auto), "no number, no bound");
+    }
+
+    #[test]
+    fn a_dedup_key_is_a_pointer_or_a_prefix() {
+        assert_eq!(DedupKey::read("none"), Ok(DedupKey::None));
+        assert_eq!(DedupKey::read("prefix:16"), Ok(DedupKey::Prefix(16)));
+        let pointer = JsonPointer::parse("/order/id").expect("a pointer");
+        assert_eq!(DedupKey::read("pointer:/order/id"), Ok(DedupKey::Pointer(pointer)));
+        assert_eq!(DedupKey::read("pointer:order"), Err(Cause::NotAPointer(JsonPointerRefusal::NoSlash)));
+        for text in ["", "order/id", "prefix:0", "prefix:65536", "prefix:x", "suffix:1"] {
+            assert_eq!(DedupKey::read(text), Err(Cause::NotADedupKey), "{text}");
+        }
     }
 
     #[test]

@@ -1,23 +1,26 @@
-//! The control plane's reach into the data path: one gate per node that reactors read.
+//! Control: how a node sheds load when it gets more than it can serve, and how it comes back.
+//!
+//! ```text
+//! lanes' depth, ledger, kernel drops, REALTIME p99 ──► signals ──► judge ──► level ──► NodeGate ──► reactors, publishers, processors
+//!                                                      └────────── Control, an agent: looks every 10 ms ──────────┘
+//! ```
+//!
+//! [`level`] says what each level does, [`judge`] which one it is, [`signals`] by what, [`gate`] is how everybody hears of it, and
+//! [`status`] how people do. Only [`plane`] knows threads and clocks; the rest is tables and pure functions.
 
-use crate::sync::{AtomicBool, Ordering};
+#![forbid(unsafe_code)]
 
-/// What reactors of a node may take in at the moment. Written by the control side and the appender, read once per poll.
-#[derive(Debug, Default)]
-pub struct NodeGate {
-    store_unavailable: AtomicBool,
-}
+pub mod gate;
+pub mod judge;
+pub mod level;
+pub mod plane;
+pub mod shed;
+pub mod signals;
+pub mod status;
 
-impl NodeGate {
-    /// Says whether the log can be written (the appender, on ENOSPC and after recovery from it).
-    pub fn set_store_unavailable(&self, unavailable: bool) {
-        // Relaxed: a late reader lets a few more events in, which then wait or are counted like any others.
-        self.store_unavailable.store(unavailable, Ordering::Relaxed);
-    }
-
-    /// Whether events that cannot wait must be dropped with `store_unavailable`.
-    #[inline]
-    pub fn is_store_unavailable(&self) -> bool {
-        self.store_unavailable.load(Ordering::Relaxed)
-    }
-}
+pub use gate::{Admission, GateReading, NodeGate, Patience};
+pub use judge::{Cause, Signal, Signals, Standing, Thresholds, Transition};
+pub use level::{Actions, Level, TierIntake};
+pub use plane::{Control, ControlWiring};
+pub use shed::ShedByClass;
+pub use status::{ControlStatus, LevelReading, LevelWatch};

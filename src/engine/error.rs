@@ -37,6 +37,13 @@ pub enum EngineError {
     Topology(TopologyRefusal),
     /// The agents can't be placed as asked for.
     Plan(PlanRefusal),
+    /// More publishers than the engine has numbers or lanes for.
+    TooManyPublishers {
+        /// How many were asked for.
+        publishers: u32,
+        /// How many there may be with these reactors and capacities.
+        most: u32,
+    },
     /// More memory than there is.
     Budget(BudgetRefusal),
     /// The arena could not be reserved.
@@ -85,6 +92,7 @@ impl EngineError {
                 | EngineError::Topics(_)
                 | EngineError::PoolSizes(_)
                 | EngineError::Plan(_)
+                | EngineError::TooManyPublishers { .. }
         )
     }
 
@@ -111,6 +119,11 @@ impl fmt::Display for EngineError {
             EngineError::Pin(refusal) => write!(f, "{refusal}"),
             EngineError::Cores(refusal) => {
                 write!(f, "error: --cores can't be read\ncause: {refusal}\nfix:   --cores auto, or see `eventstream topology`")
+            }
+            EngineError::TooManyPublishers { publishers, most } => {
+                writeln!(f, "error: {publishers} publishers are too many")?;
+                writeln!(f, "cause: with these reactors and capacities of tiers there can be {most}")?;
+                write!(f, "fix:   {most} publishers or fewer, shared among threads, or greater capacities")
             }
             EngineError::Topics(why) => {
                 write!(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start:  host, plan, budget ─► data folder, logs ─► arenas ─► dead letters ─► sockets ─► nodes ─► runner threads ─► admin
-//! stop:   reactors ─► processors ─► appenders ─► runners leave ─► handlers, dead letters ─► logs closed ─► account
+//! stop:   publishers, reactors ─► processors ─► appenders ─► runners leave ─► handlers, dead letters ─► logs closed ─► account
 //! ```
 //!
 //! Invariants:
@@ -17,9 +17,11 @@
 
 #![forbid(unsafe_code)]
 
+mod builder;
 mod error;
 mod node;
 mod options;
+mod replay;
 mod stop;
 mod store_watch;
 
@@ -28,14 +30,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
+pub use builder::EngineBuilder;
 pub use error::EngineError;
+pub use replay::{ReplayRefusal, Replayer};
 
-use crate::bus::{Dispatch, TopicFilter};
+use crate::bus::{Dispatch, TopicClasses, TopicFilter};
 use crate::config::{Config, OnOff};
-use crate::metrics::admin::AdminServer;
-use crate::metrics::telemetry::{LogPosition, PipelineState, Telemetry};
+use crate::control::LevelReading;
+use crate::ingest::{Producer, ProducerSeat, Publisher};
+use crate::metrics::admin::{AdminServer, LetterIntake};
+use crate::metrics::telemetry::{LogPosition, PipelineState, Reading, Telemetry};
 use crate::pool::{Budget, PoolPlan, SharedPool};
-use crate::process::{AlertHandler, TransactionalHandler, WindowHandler, quiet_handler_panics};
+use crate::process::{AlertHandler, DedupBy, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
 use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
 use crate::storage::dead_letter::DeadLetterQueue;
@@ -54,31 +60,28 @@ use crate::sys::topology::Topology;
 use crate::sys::uring::RingRefusal;
 use crate::wire::{Priority, Tier};
 use node::{NodeParts, NodeView, ReactorSockets, SeatedRunner};
+use options::Producers;
 use store_watch::StoreWatch;
 
 /// How often handlers and duplicates are looked at: a line each at most.
 const HANDLERS_LOOK_EVERY: Nanos = Nanos::from_millis(1_000);
 
 /// Makes a handler for each node, by the node's number.
-pub type PerNode<H> = Box<dyn Fn(u8) -> Box<H>>;
+type PerNode<H> = Box<dyn Fn(u8) -> Box<H>>;
 
-/// What runs on events, beside what the engine brings along.
-pub struct Handlers {
+/// What runs on events, beside what the engine brings along. Filled by the builder.
+struct Handlers {
     /// On every REALTIME event, in this order.
-    pub alerts: Vec<PerNode<dyn AlertHandler>>,
+    alerts: Vec<PerNode<dyn AlertHandler>>,
     /// On every TRANSACTIONAL event.
-    pub transactional: Option<PerNode<dyn TransactionalHandler>>,
+    transactional: Option<PerNode<dyn TransactionalHandler>>,
+    /// Spare threads for an offloaded `transactional`, each with a handler of its own from the same maker. They get work while a node's
+    /// level is ELEVATED or above; events are not handled in order meanwhile. Default 0.
+    spare_transactional_threads: u8,
     /// On every closed window.
-    pub windows: Option<PerNode<dyn WindowHandler>>,
-    /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder.
-    pub stock_alert_log: bool,
-}
-
-impl Default for Handlers {
-    /// The stock engine: the alert log, and nothing else.
-    fn default() -> Self {
-        Self { alerts: Vec::new(), transactional: None, windows: None, stock_alert_log: true }
-    }
+    windows: Option<PerNode<dyn WindowHandler>>,
+    /// Whether REALTIME events go to the alert log, `alerts.jsonl` in the data folder. Rules of the configuration take its place.
+    stock_alert_log: bool,
 }
 
 /// One node while it runs.
@@ -91,14 +94,21 @@ struct RunningNode {
 
 type RunnerThread = JoinHandle<Result<Seats, RunnerEnd>>;
 
-/// A running engine.
+/// A running engine. Ends by [`Engine::stop`] or [`Engine::drain`], which give its account; one that is dropped is stopped too.
+#[must_use = "dropping an engine stops it"]
 pub struct Engine {
     nodes: Vec<RunningNode>,
     runners: Vec<(String, RunnerThread)>,
     control: Arc<DrainControl>,
-    dead_letters: DeadLetterQueue,
+    /// `None` once the engine has stopped.
+    dead_letters: Option<DeadLetterQueue>,
     admin: Option<AdminServer>,
     telemetry: Arc<Telemetry>,
+    /// Those not yet handed out.
+    publishers: Vec<Publisher>,
+    /// The engine's own, for dead letters that are sent again: until the admin endpoint has it. Its lanes are beside the tiers' capacities
+    /// (T4 in [`crate::bus::tier`]), its part of the pool is small.
+    service_publisher: Option<Publisher>,
     /// Open until the reactors are done with them.
     sockets: Vec<Vec<ReactorSockets>>,
     drain_timeout: Nanos,
@@ -117,6 +127,8 @@ struct Ground {
     findings: Vec<Finding>,
     pools: Vec<PoolPlan>,
     budget: Budget,
+    /// By node.
+    producers: Vec<Producers>,
 }
 
 /// What the host gives and what not, for a configuration, as `doctor` shows it. Changes nothing.
@@ -124,11 +136,11 @@ struct Ground {
 /// # Errors
 /// What keeps the engine from starting at all.
 pub fn survey(config: &Config) -> Result<Vec<Finding>, EngineError> {
-    Ground::survey(config).map(|ground| ground.findings)
+    Ground::survey(config, 0).map(|ground| ground.findings)
 }
 
 impl Ground {
-    fn survey(config: &Config) -> Result<Self, EngineError> {
+    fn survey(config: &Config, publishers: u32) -> Result<Self, EngineError> {
         // What can't be raised shows in the findings.
         let _ = raise_descriptor_limit();
         let without = Features::without_from_env().map_err(EngineError::Without)?;
@@ -139,10 +151,10 @@ impl Ground {
         let plan = topology.plan(&request).map_err(EngineError::Plan)?;
         let mut budget = Budget::new();
         let mut pools = Vec::new();
-        for node in &plan.nodes {
-            let reactors = reactors_of(node);
-            let mut pool = options::pool_plan(config, reactors).map_err(EngineError::PoolSizes)?;
-            options::add_to_budget(&mut pool, config, node.runners.len() as u64, u64::from(reactors));
+        let producers = producers(config, &plan, publishers)?;
+        for (node, producers) in plan.nodes.iter().zip(&producers) {
+            let mut pool = options::pool_plan(config, producers).map_err(EngineError::PoolSizes)?;
+            options::add_to_budget(&mut pool, config, node.runners.len() as u64, u64::from(producers.reactors));
             budget.extend(pool.budget.clone());
             pools.push(pool);
         }
@@ -157,13 +169,30 @@ impl Ground {
             locked_bytes: options::appender(config, config.max_frame_bytes.usize()).staging_bytes as u64 * 2,
             receive_buffer_bytes: config.udp_receive_buffer_bytes.0,
         }));
-        Ok(Self { features, topology, plan, findings, pools, budget })
+        Ok(Self { features, topology, plan, findings, pools, budget, producers })
     }
 }
 
 fn reactors_of(node: &crate::sys::plan::NodePlan) -> u32 {
     let is_reactor = |seat: &&crate::sys::plan::Seat| seat.role == crate::sys::plan::Role::Reactor;
     node.runners.iter().flat_map(|runner| &runner.seats).filter(is_reactor).count() as u32
+}
+
+/// Spreads the publishers over the nodes. The engine's own producer is on the first.
+fn producers(config: &Config, plan: &CorePlan, publishers: u32) -> Result<Vec<Producers>, EngineError> {
+    let nodes = plan.nodes.len() as u32;
+    let reactors: Vec<u32> = plan.nodes.iter().map(reactors_of).collect();
+    // Each has a number in event ids, one of them the service; and each a part of every tier's capacity.
+    let by_ids = node::PRODUCERS_MAX - 1 - reactors.iter().sum::<u32>();
+    let lanes = Tier::ALL.map(|tier| config.capacity_events(tier)).into_iter().min().unwrap_or(0);
+    let by_lanes = nodes * lanes.saturating_sub(reactors.iter().copied().max().unwrap_or(0));
+    let most = by_ids.min(by_lanes);
+    if publishers > most {
+        return Err(EngineError::TooManyPublishers { publishers, most });
+    }
+    let part = |node: u32| publishers / nodes + u32::from(node < publishers % nodes);
+    let of_node = |(node, reactors)| Producers { reactors, publishers: part(node), service: node == 0 };
+    Ok((0..nodes).zip(reactors).map(of_node).collect())
 }
 
 /// Staging buffers that could not be registered cost a page walk for each write, and nothing else.
@@ -178,14 +207,16 @@ fn unregistered_staging(errno: Errno) -> Finding {
 }
 
 impl Engine {
+    /// What an engine can be told before it starts.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::new()
+    }
+
     /// Starts everything. On return events are taken in.
-    ///
-    /// # Errors
-    /// Whatever is in the way, with cause and fix; nothing runs then.
-    pub fn start(config: &Config, handlers: &Handlers) -> Result<(Engine, StartReport), EngineError> {
-        config.check().map_err(EngineError::Config)?;
+    fn start(config: &Config, handlers: &Handlers, publishers: u32) -> Result<(Engine, StartReport), EngineError> {
+        config.check(publishers).map_err(EngineError::Config)?;
         quiet_handler_panics();
-        let mut ground = Ground::survey(config)?;
+        let mut ground = Ground::survey(config, publishers)?;
         let folder = DataFolder::open(&config.data_dir, ground.plan.nodes.len() as u32).map_err(EngineError::Folder)?;
         let mut report = StartReport { data_dir: Some(config.data_dir.clone()), ..StartReport::default() };
         let logs = open_logs(config, &folder, ground.plan.nodes.len(), &mut report)?;
@@ -196,9 +227,11 @@ impl Engine {
         let sockets = open_sockets(config, &mut ground, &mut report)?;
         let control: Arc<DrainControl> = Arc::default();
         let dispatch = dispatch(config)?;
+        let classes: Arc<TopicClasses> = Arc::new(config.topic_classes().map_err(EngineError::Config)?);
         let started_epoch = HostClock.wall().0 / 1_000_000_000;
 
         let (mut nodes, mut seated, mut first_reactor) = (Vec::new(), Vec::new(), 0u8);
+        let mut next_producer = ground.producers.iter().map(|node| node.reactors as u8).sum();
         for (number, log) in logs.into_iter().enumerate() {
             let (pool, owners) = divided.remove(0);
             let parts = NodeParts {
@@ -210,8 +243,11 @@ impl Engine {
                 pool: pool.clone(),
                 owners,
                 sockets: &sockets[number],
+                producers: ground.producers[number],
                 first_reactor,
+                next_producer: &mut next_producer,
                 dispatch: &dispatch,
+                classes: &classes,
                 dead_letters: &dead_letters,
                 log: log.as_ref(),
                 epoch: log.as_ref().map_or(started_epoch as u32, OpenLog::epoch),
@@ -231,13 +267,17 @@ impl Engine {
         }
         let telemetry = Arc::new(telemetry(&nodes, &dead_letters, &control));
         let runners = start_runners(seated, &control, config, &mut report)?;
+        let publishers = nodes.iter().flat_map(|node| &node.view.publishers).cloned().map(Publisher::new).collect();
+        let service_publisher = nodes.iter().find_map(|node| node.view.service.clone()).map(Publisher::new);
         let mut engine = Engine {
             nodes,
             runners,
             control,
-            dead_letters,
+            dead_letters: Some(dead_letters),
             admin: None,
             telemetry,
+            publishers,
+            service_publisher,
             sockets,
             drain_timeout: Nanos::from_millis(config.drain_timeout_ms),
             udp_drops_are_exact: config.udp_gro == OnOff::Off,
@@ -245,7 +285,9 @@ impl Engine {
             _folder: folder,
         };
         if let Some(address) = config.admin_listen {
-            match AdminServer::start(address, engine.telemetry.clone(), helper_thread_setup) {
+            let replayer = engine.service_publisher.take().map(Replayer::new);
+            let letters = replayer.map(|replayer| Box::new(move |line: &[u8]| replayer.offer_line(line)) as LetterIntake);
+            match AdminServer::start(address, engine.telemetry.clone(), letters, helper_thread_setup) {
                 Ok(admin) => engine.admin = Some(admin),
                 Err(refusal) => {
                     engine.drain(DrainCause::RunnerEnded("the admin endpoint could not be started".into()));
@@ -259,6 +301,9 @@ impl Engine {
         let worth_saying = ground.findings.iter().filter(|finding| finding.severity != Severity::Ok);
         report.findings = worth_saying.map(ToString::to_string).collect();
         report.notes.extend(dedup_note(config));
+        report
+            .notes
+            .extend((!engine.publishers.is_empty()).then(|| format!("publishers in this process: {}", engine.publishers.len())));
         Ok((engine, report))
     }
 
@@ -267,12 +312,17 @@ impl Engine {
         self.admin.as_ref().map(AdminServer::address)
     }
 
+    /// The publishers that the builder was told of. Each is handed out once: a second call gives none.
+    pub fn publishers(&mut self) -> Vec<Publisher> {
+        std::mem::take(&mut self.publishers)
+    }
+
     /// Everything that the engine tells of itself.
     pub fn telemetry(&self) -> &Arc<Telemetry> {
         &self.telemetry
     }
 
-    /// Looks after the engine: whether something has ended it, and what is worth a log line. Call about four times a second;
+    /// Looks after the engine: whether something has ended it, and what is worth a log line (each change of level among it). Call about four times a second;
     /// handlers and duplicates are looked at once a second.
     pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
         let now = HostClock.now();
@@ -284,6 +334,7 @@ impl Engine {
             if looks_at_handlers {
                 node.view.watch.look(say);
             }
+            node.view.level_watch.look(say);
             if let Some(log) = &node.log {
                 node.store_watch.look(log.status().state(), say);
             }
@@ -302,9 +353,35 @@ impl Engine {
         ended.map(|(name, _)| DrainCause::RunnerEnded(name.clone()))
     }
 
+    /// As [`Engine::drain`], because the program says so.
+    pub fn stop(self) -> DrainSummary {
+        self.drain(DrainCause::Asked)
+    }
+
+    fn seats(&self) -> impl Iterator<Item = &Arc<ProducerSeat>> {
+        self.nodes.iter().flat_map(|node| node.view.seats())
+    }
+
+    /// Stops taking events from publishers (U3 in `ingest::publisher`).
+    fn close_publishers(&self) -> Vec<Producer> {
+        self.seats().filter_map(|seat| seat.close()).collect()
+    }
+
     /// Stops taking events, finishes what has arrived, closes everything, and makes the account.
-    pub fn drain(self, cause: DrainCause) -> DrainSummary {
-        stop::drain(self, cause)
+    pub fn drain(mut self, cause: DrainCause) -> DrainSummary {
+        stop::drain(&mut self, cause)
+    }
+}
+
+impl Drop for Engine {
+    /// Its threads use descriptors and memory that it owns, so they end before it does.
+    fn drop(&mut self) {
+        if self.dead_letters.is_some() {
+            let account = stop::drain(self, DrainCause::Asked);
+            if !account.is_clean() {
+                log::error!("an engine was dropped, and its end was not clean:\n{account}");
+            }
+        }
     }
 }
 
@@ -339,10 +416,8 @@ fn divide_arenas(config: &Config, ground: &mut Ground) -> Result<Vec<Divided>, E
     let mut divided = Vec::new();
     for (node, pool) in ground.plan.nodes.iter().zip(&ground.pools) {
         let wanted = match config.huge_pages {
-            crate::config::HugePages::Off => HugePages::Off,
-            crate::config::HugePages::Required => HugePages::Required,
-            crate::config::HugePages::Auto if ground.features.has(Feature::HugePages) => HugePages::Auto,
-            crate::config::HugePages::Auto => HugePages::Off,
+            HugePages::Auto if !ground.features.has(Feature::HugePages) => HugePages::Off,
+            wanted => wanted,
         };
         let (arena, findings) = Arena::reserve(&ArenaOptions {
             bytes: pool.arena_bytes(),
@@ -419,12 +494,17 @@ fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
 }
 
 fn dedup_note(config: &Config) -> Option<String> {
-    let dedup = options::transactional(config, 0).dedup?;
+    let options = options::transactional(config, 0);
+    let known_by = match options.dedup_by? {
+        DedupBy::Content => "content".to_owned(),
+        DedupBy::Prefix(bytes) => format!("topic and the first {bytes} bytes of the body"),
+        DedupBy::Pointer(pointer) => format!("topic and the body's {pointer}"),
+    };
     let rate = 100_000;
-    let seconds = dedup.effective_window(rate).0 / 1_000_000_000;
+    let seconds = options.dedup.effective_window(rate).0 / 1_000_000_000;
     Some(format!(
-        "dedup by content on TRANSACTIONAL: {} keys, {} s at most; at {rate} new events/s that is a window of {seconds} s",
-        dedup.capacity_keys,
+        "dedup by {known_by} on TRANSACTIONAL: {} keys, {} s at most; at {rate} new events/s that is a window of {seconds} s",
+        options.dedup.capacity_keys,
         config.dedup_window_ms / 1000,
     ))
 }
@@ -436,12 +516,15 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
     let logs = nodes.iter().enumerate().filter_map(|(number, node)| node.log.as_ref().map(|log| (number, log.status().clone())));
     let stores: Vec<_> = logs.clone().map(|(_, status)| status).collect();
     let held: Vec<_> = views().map(|view| (view.owners.clone(), view.appender.clone())).collect();
+    let seats: Vec<_> = views().flat_map(NodeView::seats).cloned().collect();
     let control = control.clone();
+    let levels: Vec<_> = views().map(|view| view.control.clone()).collect();
     Telemetry {
         ledgers: views().flat_map(|view| view.ledgers.iter().cloned()).collect(),
         measured,
         latencies: views().flat_map(|view| view.latencies.iter().cloned()).collect(),
         pulses: views().flat_map(|view| view.pulses.iter().cloned()).collect(),
+        windows: views().filter_map(|view| view.windows.clone()).collect(),
         logs: logs
             .map(|(number, status)| {
                 let read = move || LogPosition {
@@ -453,6 +536,8 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
             })
             .collect(),
         in_flight: Box::new(move || {
+            // An idle publisher does not look at what came home. It waits for this if it awakes just now, which an agent never does.
+            seats.iter().for_each(|seat| seat.look_after());
             let node = |(owners, appender): &(Vec<Arc<crate::pool::PoolCounters>>, _)| {
                 let slots: u64 = owners.iter().map(|owner| owner.events_out.get()).sum();
                 slots
@@ -462,14 +547,12 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
             };
             held.iter().map(node).sum()
         }),
+        levels: levels.iter().cloned().map(|status| Box::new(move || status.reading()) as Reading<LevelReading>).collect(),
         state: Box::new(move || {
-            if control.stage() != Stage::Running {
-                return PipelineState::Draining;
-            }
             let is_running = |status: &Arc<crate::storage::status::StoreStatus>| status.state() == StoreState::Running;
-            if stores.iter().all(is_running) { PipelineState::Running } else { PipelineState::Emergency }
+            let level = levels.iter().map(|status| status.reading().level).max().unwrap_or_default();
+            PipelineState::of(control.stage() != Stage::Running, stores.iter().all(is_running), level)
         }),
-        level: Box::new(|| "HEALTHY"),
         started_at: HostClock.now(),
     }
 }
@@ -529,6 +612,9 @@ fn start_runners(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The tiers' names in the account.
 const _: () = assert!(Tier::COUNT == 3, "latency names above are given for three tiers");

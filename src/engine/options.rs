@@ -1,21 +1,42 @@
 //! From the configuration to each part's own numbers, and the memory budget of all of them together.
 
-use crate::bus::{Overflow, TierOptions};
-use crate::config::{self, Auto, Config, Dedup, OnOff};
+use std::path::PathBuf;
+
+use crate::bus::TierOptions;
+use crate::config::{self, Auto, Config, Dedup, DedupKey, OnOff};
+use crate::control::Thresholds;
 use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
-use crate::process::{BatchOptions, DedupOptions, RealtimeOptions, RetryOptions, TransactionalOptions, WindowLogOptions};
+use crate::process::{
+    BatchOptions, DedupBy, DedupOptions, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, RulesOptions,
+    TransactionalOptions, WindowDefinition, WindowLogOptions,
+};
 use crate::runner::Idle;
 use crate::storage::SegmentOptions;
-use crate::storage::appender::{AppenderOptions, Durability};
+use crate::storage::appender::AppenderOptions;
 use crate::storage::dead_letter::DeadLetterOptions;
+use crate::storage::rotating_file::RotatingFileLimits;
 use crate::sys::clock::Nanos;
 use crate::sys::features::{Feature, Features};
 use crate::sys::uring::{SubmissionPolling, UringOptions};
 use crate::wire::{FrameLimits, Tier};
 
+/// What counts as too much.
+pub(super) fn thresholds(config: &Config) -> Thresholds {
+    Thresholds {
+        max_queue_depth: u64::from(config.max_queue_depth),
+        max_drop_rate_millipercent: config.max_drop_rate.thousandths(),
+        max_latency: Nanos::from_millis(u64::from(config.max_latency_ms)),
+        min_events_for_evaluation: u64::from(config.min_events_for_evaluation),
+        recovery_permille: config.recovery_factor.thousandths(),
+    }
+}
+
 /// Inlets are small: a full one stops its processor, so that the depth of the tier rises and flow control answers.
 pub(super) const INLET_EVENTS: usize = 4096;
+
+/// Room for the name of each group of a window, on average.
+const GROUP_NAME_BYTES: usize = 64;
 
 /// TCP makes a connection wait from this share of `--max-queue-depth` on, percent.
 const HIGH_WATER_PERCENT: u32 = 40;
@@ -25,11 +46,30 @@ const fn ring_bytes(submissions: u32, completions: u32) -> u64 {
     submissions as u64 * 64 + completions as u64 * 16
 }
 
+/// Who sends events on a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Producers {
+    pub(super) reactors: u32,
+    pub(super) publishers: u32,
+    /// Whether the engine's own producer is here: on one node of each engine.
+    pub(super) service: bool,
+}
+
+/// Events in the engine's own lane of each tier, for dead letters that are sent again: they are in no hurry.
+pub(super) const SERVICE_LANE_EVENTS: usize = 64;
+
+/// All lanes of the service full, and a few more under way; larger events one at a time.
+const SERVICE_SLOTS: [u32; 3] = [256, 16, 1];
+
+const _: () = assert!(SERVICE_SLOTS[0] as usize > SERVICE_LANE_EVENTS * Tier::COUNT);
+
 /// The pool of one node.
-pub(super) fn pool_plan(config: &Config, reactors: u32) -> Result<PoolPlan, PoolSizesRefusal> {
+pub(super) fn pool_plan(config: &Config, producers: &Producers) -> Result<PoolPlan, PoolSizesRefusal> {
     let defaults = PoolSizes::default();
     PoolPlan::new(&PoolSizes {
-        reactors,
+        reactors: producers.reactors,
+        producers: producers.publishers,
+        service_slots: if producers.service { SERVICE_SLOTS } else { [0; 3] },
         small_slots: config.pool_small_slots.given().unwrap_or(defaults.small_slots),
         medium_slots: config.pool_medium_slots.given().unwrap_or(defaults.medium_slots),
         large_slots: config.pool_large_slots.given().unwrap_or(defaults.large_slots),
@@ -48,18 +88,15 @@ pub(super) fn chunks_on_offer(config: &Config) -> u32 {
 }
 
 /// A tier's lanes.
-pub(super) fn tier_options(config: &Config, tier: Tier, producers: usize) -> TierOptions {
+pub(super) fn tier_options(config: &Config, tier: Tier, producers: &Producers) -> TierOptions {
     let capacity_events = config.capacity_events(tier) as usize;
     let high_water = (config.max_queue_depth * HIGH_WATER_PERCENT / 100).max(1) as usize;
     TierOptions {
         capacity_events,
-        producers,
-        overflow: match config.overflow(tier) {
-            config::Overflow::DropOld => Overflow::DropOld,
-            config::Overflow::DropNew => Overflow::DropNew,
-            config::Overflow::BlockProducer => Overflow::BlockProducer,
-        },
+        producers: (producers.reactors + producers.publishers) as usize,
+        overflow: config.overflow(tier),
         high_water_events: if config.tcp_flow_control == OnOff::On { high_water } else { capacity_events },
+        service_lane_events: if producers.service { SERVICE_LANE_EVENTS } else { 0 },
     }
 }
 
@@ -105,22 +142,47 @@ pub(super) fn reactor(config: &Config, features: &Features) -> ReactorOptions {
 }
 
 /// The REALTIME processor.
-pub(super) fn realtime(_config: &Config) -> RealtimeOptions {
-    RealtimeOptions::default()
+pub(super) fn realtime(config: &Config) -> RealtimeOptions {
+    RealtimeOptions { keyed: keyed(config), ..RealtimeOptions::default() }
+}
+
+/// Idempotency keys, a table for each tier.
+fn keyed(config: &Config) -> DedupOptions {
+    let capacity_keys = config.dedup_keyed_capacity as usize;
+    DedupOptions { capacity_keys, window: Nanos::from_millis(config.dedup_window_ms), ..DedupOptions::KEYED }
+}
+
+/// The alert rules, for a file of alerts.
+pub(super) fn rules(config: &Config, alerts: PathBuf) -> RulesOptions {
+    RulesOptions { body_bytes_max: config.rule_body_bytes_max.usize(), ..RulesOptions::new(alerts) }
 }
 
 /// The TRANSACTIONAL processor.
 pub(super) fn transactional(config: &Config, seed: u64) -> TransactionalOptions {
     TransactionalOptions {
-        dedup: (config.dedup == Dedup::Content).then(|| DedupOptions {
+        dedup_by: match (config.dedup, &config.dedup_key) {
+            (Dedup::Off, _) => None,
+            (Dedup::Key, DedupKey::Pointer(pointer)) => Some(DedupBy::Pointer(pointer.clone())),
+            (Dedup::Key, DedupKey::Prefix(bytes)) => Some(DedupBy::Prefix(usize::from(*bytes))),
+            (Dedup::Content | Dedup::Key, _) => Some(DedupBy::Content),
+        },
+        dedup: DedupOptions {
             capacity_keys: config.dedup_capacity as usize,
             window: Nanos::from_millis(config.dedup_window_ms),
-        }),
+            ..DedupOptions::default()
+        },
+        keyed: keyed(config),
         retry: RetryOptions {
-            max_retries: config.max_retries,
-            backoff: Nanos::from_millis(u64::from(config.retry_backoff_ms)),
+            policy: RetryPolicy {
+                max_retries: config.max_retries,
+                backoff: Nanos::from_millis(u64::from(config.retry_backoff_ms)),
+                ..RetryPolicy::default()
+            },
+            order: match config.retry_order {
+                config::RetryOrder::None => RetryOrder::None,
+                config::RetryOrder::Topic => RetryOrder::Topic,
+            },
             jitter_seed: seed,
-            ..RetryOptions::default()
         },
         ..TransactionalOptions::default()
     }
@@ -128,7 +190,34 @@ pub(super) fn transactional(config: &Config, seed: u64) -> TransactionalOptions 
 
 /// The BATCH processor.
 pub(super) fn batch(config: &Config) -> BatchOptions {
-    BatchOptions { window: Nanos::from_millis(u64::from(config.window_ms)) }
+    BatchOptions { keyed: keyed(config) }
+}
+
+/// The windows of BATCH on a node.
+pub(super) fn window_log(config: &Config, path: PathBuf, node: u8) -> WindowLogOptions {
+    let span = |(length_ms, slide_ms)| (Nanos::from_millis(u64::from(length_ms)), Nanos::from_millis(u64::from(slide_ms)));
+    let (length, slide) = span(config.window_span_ms());
+    let default = WindowDefinition { slide, ..WindowDefinition::topics(length) };
+    let others = config.windows.iter().map(|entry| {
+        let (length, slide) = span(entry.span_ms(config));
+        WindowDefinition {
+            name: entry.name.clone(),
+            filter: entry.topics.clone(),
+            group_by: entry.group_by,
+            length,
+            slide,
+            value: entry.value.clone(),
+            groups_max: entry.groups_max as usize,
+            group_bytes_max: entry.groups_max as usize * GROUP_NAME_BYTES,
+            metrics: entry.metrics,
+        }
+    });
+    WindowLogOptions {
+        limits: RotatingFileLimits { file_bytes_max: config.window_log_bytes.0, keep_files: config.window_log_files },
+        definitions: [default].into_iter().chain(others).collect(),
+        node,
+        ..WindowLogOptions::new(path)
+    }
 }
 
 /// The appender.
@@ -138,11 +227,7 @@ pub(super) fn appender(config: &Config, largest_payload_bytes: usize) -> Appende
         staging_bytes: defaults.staging_bytes.max(AppenderOptions::staging_bytes_min(largest_payload_bytes)),
         flush_events: config.flush_events,
         flush_interval: Nanos::from_micros(u64::from(config.flush_interval_us)),
-        durability: match config.durability {
-            config::Durability::None => Durability::None,
-            config::Durability::Group => Durability::Group,
-            config::Durability::Always => Durability::Always,
-        },
+        durability: config.durability,
         commit_interval: Nanos::from_micros(u64::from(config.commit_interval_us)),
         commit_bytes: config.commit_bytes.0,
         ..defaults
@@ -165,7 +250,8 @@ pub(super) fn segments(config: &Config) -> SegmentOptions {
 pub(super) fn dead_letters(config: &Config) -> DeadLetterOptions {
     let defaults = DeadLetterOptions::new(config.dead_letter_file());
     let spool_bytes = defaults.spool_bytes.max(2 * config.max_frame_bytes.usize());
-    DeadLetterOptions { spool_bytes, ..defaults }
+    let limits = RotatingFileLimits { file_bytes_max: config.dead_letter_bytes.0, keep_files: config.dead_letter_files };
+    DeadLetterOptions { spool_bytes, limits, ..defaults }
 }
 
 /// Adds what a node holds beside its pool, one line each.
@@ -178,16 +264,23 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
             Tier::Transactional => ("lanes of TRANSACTIONAL", "--transactional-capacity"),
             Tier::Batch => ("lanes of BATCH", "--batch-capacity"),
         };
-        budget.add_for_flag(name, flag, u64::from(config.capacity_events(tier)), 8);
+        budget.add_for_flag(name, flag, u64::from(config.capacity_events(tier)) + SERVICE_LANE_EVENTS as u64, 8);
     }
-    if let Some(dedup) = transactional(config, 0).dedup {
-        budget.add_for_flag("dedup table", "--dedup-capacity", 1, dedup.table_bytes() as u64);
+    let transactional = transactional(config, 0);
+    if transactional.dedup_by.is_some() {
+        budget.add_for_flag("dedup table", "--dedup-capacity", 1, transactional.dedup.table_bytes() as u64);
     }
+    let keyed_bytes = transactional.keyed.table_bytes() as u64;
+    budget.add_for_flag("idempotency keys", "--dedup-keyed-capacity", Tier::COUNT as u64, keyed_bytes);
     if config.storage == OnOff::On {
         budget.add("inlets of the log", 3 * INLET_EVENTS as u64, 8);
         budget.add("staging buffers of the log", 2, appender(config, largest).staging_bytes as u64);
     }
-    budget.add("window statistics", 1, WindowLogOptions::new("").table_bytes() as u64);
+    if !config.rules.is_empty() {
+        let bytes = rules(config, PathBuf::new()).memory_bytes(&config.rules);
+        budget.add_for_flag("rules: topics and queues of actions", "--rule-body-bytes-max", 1, bytes as u64);
+    }
+    budget.add("window statistics", 1, window_log(config, PathBuf::new(), 0).table_bytes() as u64);
     let ring = ring_options(config, String::new(), true);
     budget.add_for_flag("rings", "--ring-entries", runners, ring_bytes(ring.submission_entries, ring.completion_entries));
     budget.add_for_flag(

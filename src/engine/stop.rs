@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Engine, RunnerThread};
 use crate::agent::{Agent, Holding};
+use crate::ingest::Producer;
 use crate::report::{DeadLetterSplit, DrainCause, DrainSummary};
 use crate::runner::{AnyAgent, Stage};
 use crate::sys::clock::{Clock, HostClock, Nanos};
@@ -16,14 +17,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const GRACE_WITHOUT_A_RUNNER: Nanos = Nanos::from_millis(250);
 
 /// Stops an engine. See E2-E4.
-pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
+pub(super) fn drain(engine: &mut Engine, cause: DrainCause) -> DrainSummary {
     let began = HostClock.now();
     let deadline = began + engine.drain_timeout;
-    let reactors = engine.nodes.iter().map(|node| node.view.reactors).sum();
     let nodes = engine.nodes.len() as u32;
+    let reactors: u32 = engine.nodes.iter().map(|node| node.view.reactors).sum();
     let appenders = engine.nodes.iter().filter(|node| node.log.is_some()).count() as u32;
     let mut in_time = true;
-    for (stage, agents) in [(Stage::Reactors, reactors), (Stage::Processors, 3 * nodes), (Stage::Appender, appenders)] {
+    // E2: what publishers have sent is in the lanes now, and nothing follows.
+    let mut producers = engine.close_publishers();
+    for (stage, agents) in [(Stage::Reactors, reactors + nodes), (Stage::Processors, 3 * nodes), (Stage::Appender, appenders)] {
         engine.advance(stage);
         in_time &= engine.wait_drained(stage, agents, deadline);
     }
@@ -44,14 +47,16 @@ pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
         holding.staged += part.staged;
     }
     engine.sockets.clear();
-    let Engine { nodes, dead_letters, admin, telemetry, udp_drops_are_exact, .. } = engine;
+    let dead_letters = engine.dead_letters.take().expect("an engine stops once");
     let letters = dead_letters.counters().clone();
     dead_letters.stop();
-    let slots_missing = left.iter_mut().map(AnyAgent::slots_missing).sum();
+    let slots_missing = left.iter_mut().map(AnyAgent::slots_missing).sum::<u64>()
+        + producers.iter_mut().map(Producer::slots_missing).sum::<u64>();
     // Ends the handlers' helpers: windows and alerts are written.
     drop(left);
-    let mut nodes = nodes;
+    let mut nodes = std::mem::take(&mut engine.nodes);
     for node in &mut nodes {
+        node.view.level_watch.look(&mut |level, line| log::log!(level, "{line}"));
         let Some(log) = node.log.as_mut() else { continue };
         // What has changed since the last look of `Engine::watch` is told too: space may have come back a moment before the end.
         node.store_watch.look(log.status().state(), &mut |level, line| log::log!(level, "{line}"));
@@ -61,8 +66,8 @@ pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
             Err(error) => log::error!("a log could not be closed: {error}; the next start recovers it"),
         }
     }
-    let snapshot = telemetry.read(HostClock.now());
-    if let Some(admin) = admin {
+    let snapshot = engine.telemetry.read(HostClock.now());
+    if let Some(admin) = engine.admin.take() {
         admin.stop();
     }
     let took = Duration::from_nanos(HostClock.now().since(began).0);
@@ -71,7 +76,7 @@ pub(super) fn drain(mut engine: Engine, cause: DrainCause) -> DrainSummary {
     summary.in_flight = holding.events + holding.staged;
     summary.dead_letters =
         DeadLetterSplit { written: letters.written.get(), sampled_out: letters.sampled_out.get(), lost: letters.lost() };
-    summary.kernel_drops.iter_mut().for_each(|drops| drops.exact = udp_drops_are_exact);
+    summary.kernel_drops.iter_mut().for_each(|drops| drops.exact = engine.udp_drops_are_exact);
     if at_rest {
         summary.slots_missing = slots_missing;
     } else {

@@ -116,6 +116,11 @@ pub struct IngestCounters {
 }
 
 impl IngestCounters {
+    /// Datagrams that the kernel dropped, over both sockets.
+    pub fn kernel_drops_total(&self) -> u64 {
+        self.kernel_drops.iter().map(Counter::get).sum()
+    }
+
     fn measure_connections(&self, sink: &mut dyn FnMut(Sample<'_>)) {
         one(sink, "connections_open", "Connections in the table, closing ones included", Kind::Gauge, &self.connections_open);
         one(sink, "connections_accepted", "Connections accepted", Kind::Counter, &self.accepted);

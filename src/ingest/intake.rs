@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::waiting::Line;
 use crate::bus::{Dispatch, Sent, TierSender};
+use crate::control::{Admission, GateReading, Patience, ShedByClass};
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::pool::{EVENT_HEADER_BYTES, Event, EventHeader, PoolOwner, Releaser, SharedPool, Slot, Source};
 use crate::storage::dead_letter::{DeadLetterSender, Note};
@@ -65,7 +66,8 @@ pub(super) struct Intake {
     /// By line: whether someone stands in it.
     formed: [bool; Line::COUNT],
     /// The node's gate, as read at the start of the poll.
-    pub(super) store_unavailable: bool,
+    pub(super) gate: GateReading,
+    pub(super) shed: Arc<ShedByClass>,
     /// Events since the last poll.
     pub(super) events_done: u32,
 }
@@ -75,11 +77,11 @@ impl Intake {
         pool: PoolOwner,
         limits: FrameLimits,
         flow_control: bool,
-        wiring: (Dispatch, [TierSender; Tier::COUNT], Arc<LedgerCells>, DeadLetterSender),
+        wiring: (Dispatch, [TierSender; Tier::COUNT], Arc<LedgerCells>, Arc<ShedByClass>, DeadLetterSender),
         id_base: u64,
     ) -> Self {
         let shared = Arc::clone(pool.shared());
-        let (dispatch, tiers, ledger, dead_letters) = wiring;
+        let (dispatch, tiers, ledger, shed, dead_letters) = wiring;
         Self {
             releaser: Releaser::new(Arc::clone(&shared)),
             pool,
@@ -93,7 +95,8 @@ impl Intake {
             next_id: id_base,
             closed: [None; Tier::COUNT],
             formed: [false; Line::COUNT],
-            store_unavailable: false,
+            gate: GateReading::default(),
+            shed,
             events_done: 0,
         }
     }
@@ -110,6 +113,15 @@ impl Intake {
                 Err(refusal) => break Stop::Refused(refusal),
             };
             let tier = self.tier_of(&frame);
+            match self.gate.admits(tier, frame.priority, Patience::CanWait) {
+                Admission::Admit => {}
+                Admission::Wait => break Stop::Wait(Line::lane(tier)),
+                Admission::Drop(reason) => {
+                    consumed += frame.frame_bytes;
+                    self.turn_away(&frame, tier, origin, reason);
+                    continue;
+                }
+            }
             if let Some(line) = self.must_wait(tier) {
                 break Stop::Wait(line);
             }
@@ -157,7 +169,8 @@ impl Intake {
             tier,
             source: origin.source,
             attempts: 0,
-            reserved: [0; 26],
+            reserved: [0; 10],
+            key: None,
         }
     }
 
@@ -204,21 +217,48 @@ impl Intake {
         self.ledger.cell(header.source, header.tier).lost[reason as usize].add(1);
         if reason.is_dead_lettered() {
             self.dead_letters.send(event, reason, Note::EMPTY);
+        } else if self.dead_letters.takes_sample(reason) {
+            self.dead_letters.send_sample(event, reason);
         } else {
             self.releaser.release(event);
         }
     }
 
-    /// Accounts for a whole frame that could not even become an event: received, and lost.
+    /// Accounts for a whole frame that did not even become an event: received, and lost.
     #[cold]
-    pub(super) fn lose_unstored(&mut self, source: Source, tier: Tier, reason: DropReason) {
-        let cell = self.ledger.cell(source, tier);
+    pub(super) fn lose_unstored(&mut self, header: EventHeader, topic: &[u8], body: &[u8], reason: DropReason) {
+        let cell = self.ledger.cell(header.source, header.tier);
         cell.received.add(1);
         cell.lost[reason as usize].add(1);
+        if !self.dead_letters.takes_sample(reason) {
+            return;
+        }
+        self.next_id += 1;
+        match self.pool.store_split(header, topic, body) {
+            Some(event) => self.dead_letters.send_sample(event, reason),
+            None => {
+                let topic = std::str::from_utf8(topic).expect("a frame's topic is UTF-8 (I3 in `wire`)");
+                self.dead_letters.send_sample_of_topic(header, topic, reason);
+            }
+        }
+    }
+
+    /// Accounts for a whole frame that the gate does not let in: received, and lost.
+    #[cold]
+    pub(super) fn turn_away(&mut self, frame: &Frame<'_>, tier: Tier, origin: &Origin, reason: DropReason) {
+        self.events_done += 1;
+        let header = self.header(frame, tier, origin);
+        self.lose_unstored(header, frame.topic.as_bytes(), frame.body, reason);
+        self.shed.count(reason, frame.topic.as_bytes());
     }
 
     /// Whether connections of this lane's line may go on.
     pub(super) fn may_resume(&self, tier: Tier) -> bool {
+        !self.gate.pauses(tier) && self.has_room(tier)
+    }
+
+    /// Whether a tier is far below its high-water mark.
+    pub(super) fn has_room(&self, tier: Tier) -> bool {
         self.tiers[tier.index()].may_resume()
     }
 
@@ -253,11 +293,18 @@ impl Intake {
         self.tiers.iter_mut().for_each(TierSender::publish);
     }
 
-    /// Copies a frame whose sender can't be made to wait into an event.
-    pub(super) fn store_without_waiting(&mut self, frame: &Frame<'_>, tier: Tier, origin: &Origin) {
+    /// Copies a frame whose sender can't be made to wait into an event, if the gate lets it in.
+    pub(super) fn store_without_waiting(&mut self, frame: &Frame<'_>, origin: &Origin) {
+        let tier = self.tier_of(frame);
+        if let Admission::Drop(reason) = self.gate.admits(tier, frame.priority, Patience::CannotWait) {
+            return self.turn_away(frame, tier, origin, reason);
+        }
         match self.store(frame, tier, origin) {
             Some(event) => self.admit_without_waiting(event, origin.source, tier),
-            None => self.lose_unstored(origin.source, tier, DropReason::PoolExhausted),
+            None => {
+                let header = self.header(frame, tier, origin);
+                self.lose_unstored(header, frame.topic.as_bytes(), frame.body, DropReason::PoolExhausted);
+            }
         }
     }
 

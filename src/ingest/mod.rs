@@ -6,6 +6,7 @@
 //!                  ▲     └─► partial.rs: a frame cut by the chunk's end
 //!                  │ waiting.rs: lines    parking.rs: unparsed rests    deadlines.rs: slow frames, idle peers
 //! UDP :9001 ──► udp.rs ────► intake.rs, or the slot itself becomes the event
+//! in process ──► publisher/ ► intake.rs, on the publisher's own thread
 //! ```
 //!
 //! Invariants:
@@ -19,6 +20,8 @@
 //!   completion, reuse after the close's. Tokens carry a generation, so a late completion is told, counted and ignored.
 //! - **I6** A multishot that ended is armed again, whatever ended it, or stands in a line that will.
 //! - **I7** After the drain nothing is lent: no operation that could use a buffer is in flight when they are taken back.
+//! - **I8** Every frame asks the node's gate, by the reading of the start of the poll. One that is turned away is received and lost, in order
+//!   with its neighbours; a connection that is to wait does so in its tier's line, and resumes with the first poll that reads otherwise.
 //!
 //! It does not judge frames (`wire`), overflow policies or depths (`bus`), and it never answers a datagram.
 
@@ -31,10 +34,13 @@ mod deadlines;
 mod intake;
 mod parking;
 mod partial;
+mod publisher;
 mod reactor;
 mod tcp;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod tests_gate;
 #[cfg(test)]
 mod tests_random;
 #[cfg(test)]
@@ -45,6 +51,7 @@ mod udp;
 mod waiting;
 
 pub use counters::{CloseReason, IngestCounters, Transport};
+pub use publisher::{Attempt, Producer, ProducerSeat, ProducerWiring, Publication, Publisher, Refusal, Refused, Wait};
 pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
 
 /// Bytes of one place in the connection table.

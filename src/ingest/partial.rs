@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::intake::{FRAME_OFFSET, Intake, Origin, Stop};
 use super::waiting::Line;
+use crate::control::{Admission, Patience};
 use crate::pool::{PoolOwner, Slot, SlotUse};
 use crate::sys::clock::Nanos;
 use crate::wire::{self, HEADER_BYTES, Parsed};
@@ -132,7 +133,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Seals the slot in place if the frame is whole. `None`: it became an event. As it has its slot, it passes those by that wait for
+    /// Seals the slot in place if the frame is whole. `None`: it became an event, or was turned away. As it has its slot, it passes those by that wait for
     /// one: theirs may come from it.
     fn finish(&mut self, intake: &mut Intake, origin: &Origin) -> Option<Stop> {
         let Some(slot) = self.slot.take() else { return Some(Stop::Incomplete) };
@@ -141,8 +142,19 @@ impl Partial {
         let judged = match wire::parse(bytes, &intake.limits) {
             Ok(Parsed::Frame(frame)) => {
                 let tier = intake.tier_of(&frame);
-                let header = intake.header(&frame, tier, origin);
-                intake.must_wait_for_lane(tier).map_or(Ok((tier, header)), |line| Err(Stop::Wait(line)))
+                match intake.gate.admits(tier, frame.priority, Patience::CanWait) {
+                    Admission::Admit => {
+                        let header = intake.header(&frame, tier, origin);
+                        intake.must_wait_for_lane(tier).map_or(Ok((tier, header)), |line| Err(Stop::Wait(line)))
+                    }
+                    Admission::Wait => Err(Stop::Wait(Line::lane(tier))),
+                    Admission::Drop(reason) => {
+                        intake.turn_away(&frame, tier, origin, reason);
+                        intake.pool.give_back(slot);
+                        *self = Self::NONE;
+                        return None;
+                    }
+                }
             }
             Ok(Parsed::Incomplete { .. }) => Err(Stop::Incomplete),
             Err(refusal) => Err(Stop::Refused(refusal)),

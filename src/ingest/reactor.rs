@@ -10,7 +10,7 @@ use super::tcp::Tcp;
 use super::udp::Udp;
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::{Dispatch, TierSender};
-use crate::control::NodeGate;
+use crate::control::{NodeGate, ShedByClass};
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::{PoolOwner, SlotClass};
 use crate::storage::dead_letter::DeadLetterSender;
@@ -68,6 +68,9 @@ impl Default for ReactorOptions {
     }
 }
 
+/// How soon a reactor that waits for nothing but the end of a pause looks again: half of the control agent's rhythm.
+const PAUSE_LOOK_EVERY: Nanos = Nanos::from_millis(5);
+
 /// A bound UDP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpSocketWiring {
@@ -97,6 +100,8 @@ pub struct ReactorWiring {
     pub ledger: Arc<LedgerCells>,
     /// This reactor's counters.
     pub counters: Arc<IngestCounters>,
+    /// What levels make it shed, by topic class.
+    pub shed: Arc<ShedByClass>,
     /// The first event's id; they go up by one from there.
     pub id_base: u64,
 }
@@ -143,7 +148,7 @@ impl Reactor {
     /// # Panics
     /// If the pool has no slot for the longest frame, or an option is out of its range.
     pub fn new(options: ReactorOptions, wiring: ReactorWiring) -> Self {
-        let ReactorWiring { pool, listener, udp_sockets, dispatch, tiers, dead_letters, gate, ledger, counters, id_base } =
+        let ReactorWiring { pool, listener, udp_sockets, dispatch, tiers, dead_letters, gate, ledger, counters, shed, id_base } =
             wiring;
         let longest = options.limits.max_frame_bytes as usize - crate::wire::HEADER_BYTES;
         assert!(pool.class_for(longest).is_some(), "the pool has no class for the longest frame");
@@ -151,7 +156,7 @@ impl Reactor {
         let chunk_bytes = pool.shared().strides().0[SlotClass::Chunk.index()] as usize;
         let tcp = Tcp::new(&options, &pool, Arc::clone(&counters));
         let udp = Udp::new(&options, &udp_sockets, Arc::clone(&counters));
-        let wired = (dispatch, tiers, ledger, dead_letters);
+        let wired = (dispatch, tiers, ledger, shed, dead_letters);
         Self {
             intake: Intake::new(pool, options.limits, options.tcp_flow_control, wired, id_base),
             acceptor: Acceptor::new(listener, Arc::clone(&counters)),
@@ -249,11 +254,14 @@ impl Reactor {
         if self.phase == Phase::Drained {
             return None;
         }
-        let waits = !self.tcp.lines.all_empty()
-            || self.tcp.is_short_of_chunks(&self.intake)
-            || self.udp.is_short_of_buffers(&self.intake);
+        let is_short = self.tcp.is_short_of_chunks(&self.intake) || self.udp.is_short_of_buffers(&self.intake);
+        let resume = if is_short || !self.tcp.waits_for_pauses_only(&self.intake) {
+            Some(now + self.options.resume_interval)
+        } else {
+            (!self.tcp.lines.all_empty()).then(|| now + PAUSE_LOOK_EVERY)
+        };
         let deadlines = [
-            waits.then(|| now + self.options.resume_interval),
+            resume,
             self.acceptor.next_deadline(),
             self.tcp.deadlines.next_sweep(),
             self.udp.next_deadline(now),
@@ -298,7 +306,8 @@ impl<R: Ring> Agent<R> for Reactor {
             return Work::IDLE;
         }
         self.intake.pool.collect();
-        self.intake.store_unavailable = self.gate.is_store_unavailable();
+        self.intake.gate = self.gate.read();
+        self.intake.dead_letters.refill_samples(ctx.now);
         self.acceptor.poll(ctx);
         self.tcp.resume_waiting(self.resume_budget_bytes, &mut self.intake, ctx);
         self.tcp.offer_chunks(&mut self.intake, ctx);

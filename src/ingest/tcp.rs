@@ -108,7 +108,7 @@ impl Tcp {
     /// short: one, which keeps REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
     pub(super) fn offer_chunks<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         let full = self.chunks_offered_max;
-        let is_bulk_pressed = !intake.may_resume(Tier::Transactional) || !intake.may_resume(Tier::Batch);
+        let is_bulk_pressed = !intake.has_room(Tier::Transactional) || !intake.has_room(Tier::Batch);
         self.chunk_target = if is_bulk_pressed || self.is_memory_short(intake) {
             full.min(1)
         } else if intake.depth(Tier::Realtime) > 0 {
@@ -351,7 +351,7 @@ impl Tcp {
         }
         if connection.is_held_up() {
             self.park(slot, chunk, 0..len, intake);
-            return self.stop_long_wait(slot, ctx);
+            return self.stop_long_wait(slot, intake, ctx);
         }
         let shared = Arc::clone(&intake.shared);
         match self.feed(slot, &PoolOwner::bytes(&shared, &chunk)[..len], intake, ctx) {
@@ -361,7 +361,7 @@ impl Tcp {
                 self.begin_wait(slot, line, ctx.now);
                 intake.set_line(line, true);
                 self.park(slot, chunk, consumed..len, intake);
-                self.stop_long_wait(slot, ctx);
+                self.stop_long_wait(slot, intake, ctx);
             }
             Fed::Refused(refusal) => {
                 self.refuse(slot, refusal, intake, ctx);
@@ -436,11 +436,12 @@ impl Tcp {
         }
     }
 
-    /// Ends the receive of a connection whose wait is long: for a slot, or for a lane when much has come meanwhile.
-    fn stop_long_wait<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
+    /// Ends the receive of a connection whose wait is long: for a slot, for the end of a pause, or for a lane when much has come
+    /// meanwhile.
+    fn stop_long_wait<R: Ring>(&mut self, slot: u32, intake: &Intake, ctx: &mut Context<'_, R>) {
         let connection = self.table.get(slot);
-        let is_long =
-            connection.line.is_some_and(|line| line.slot_use().is_some()) || connection.parked.segments() >= PARKED_SEGMENTS_MAX;
+        let is_long_line = |line: Line| line.slot_use().is_some() || line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
+        let is_long = connection.line.is_some_and(is_long_line) || connection.parked.segments() >= PARKED_SEGMENTS_MAX;
         if connection.receive == Receive::Armed && is_long {
             self.cancel(slot, ctx);
         }
@@ -502,7 +503,7 @@ impl Tcp {
             }
             self.count_wait(next);
             self.begin_wait(slot, next, ctx.now);
-            self.stop_long_wait(slot, ctx);
+            self.stop_long_wait(slot, intake, ctx);
             if next != line {
                 intake.set_line(next, true);
             }
@@ -550,6 +551,12 @@ impl Tcp {
             return intake.pool.give_back(parked);
         }
         self.parking.put_first(&mut self.table.get_mut(slot).parked, parked, range);
+    }
+
+    /// Whether the only connections that wait do so for the end of a pause.
+    pub(super) fn waits_for_pauses_only(&self, intake: &Intake) -> bool {
+        let is_paused = |line: Line| line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
+        Line::ALL.into_iter().all(|line| self.lines.is_empty(line) || is_paused(line))
     }
 
     // -- deadlines --

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring, kind};
 use crate::agent::{Agent, Context, Work};
 use crate::bus::{Dispatch, Overflow, TierOptions, TierReceiver, tier};
-use crate::control::NodeGate;
+use crate::control::{NodeGate, ShedByClass};
 use crate::metrics::ledger::{Ledger, LedgerCells, LedgerTerms};
 use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerGauges, OwnerLayout, Releaser, SharedPool, SlotClass};
+use crate::storage::dead_letter::line::{DeadLetter, parse_line};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
@@ -182,6 +183,7 @@ impl Rig {
                 producers: 1,
                 overflow: options.overflow,
                 high_water_events: options.high_water_events,
+                service_lane_events: 0,
             })
         });
         let mut receivers = Vec::new();
@@ -205,6 +207,7 @@ impl Rig {
             gate: gate.clone(),
             ledger: ledger.clone(),
             counters: counters.clone(),
+            shed: Arc::new(ShedByClass::new(&Arc::default())),
             id_base: 1000,
         };
         let mut rig = Self {
@@ -395,6 +398,17 @@ impl Rig {
         self.with_context(|reactor, ctx| reactor.drain(ctx));
     }
 
+    /// Takes what was sent to the dead letters.
+    pub(super) fn letters(&mut self) -> Vec<DeadLetter> {
+        let mut letters = Vec::new();
+        let mut keep = |line: &[u8]| {
+            letters.push(parse_line(line).expect("a line of its own making"));
+            true
+        };
+        while self.collector.collect(self.ring.now, self.ring.wall(), &mut keep).is_some() {}
+        letters
+    }
+
     /// Drains to the end and checks that everything is back.
     pub(super) fn drain(&mut self) {
         self.begin_drain();
@@ -409,7 +423,7 @@ impl Rig {
     }
 
     fn check_all_free(&mut self) {
-        while self.collector.collect(self.ring.now, self.ring.wall(), &mut |_| true).is_some() {}
+        self.letters();
         // The way home ends in the owner's hands only when it collects: a drained reactor is not polled, so look without it.
         let events = self.reactor.collect_for_test();
         assert_eq!(events.free, events.total, "I7: every slot is free");

@@ -21,11 +21,12 @@ use super::counters::{IngestCounters, Transport};
 use super::intake::{FRAME_OFFSET, Intake, Origin};
 use super::{ReactorOptions, UdpSocketWiring, kind};
 use crate::agent::Context;
+use crate::control::{Admission, Patience};
 use crate::metrics::ledger::DropReason;
 use crate::pool::{EventHeader, PoolOwner, Slot, SlotClass, SlotUse, Source};
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring};
-use crate::wire::{self, Frame, Parsed, Tier};
+use crate::wire::{self, Parsed, Tier};
 
 /// Bytes of `struct io_uring_recvmsg_out`.
 const MESSAGE_HEADER_BYTES: usize = 16;
@@ -321,7 +322,7 @@ impl Udp {
 
     /// Whether the datagram is one frame that shall become an event where it lies.
     fn in_place(&self, payload: &[u8], intake: &Intake, origin: &Origin) -> Option<(EventHeader, Tier)> {
-        if self.group == GroupId::UdpGro || intake.store_unavailable {
+        if self.group == GroupId::UdpGro {
             return None;
         }
         let Ok(Parsed::Frame(frame)) = wire::parse(payload, &intake.limits) else { return None };
@@ -330,7 +331,9 @@ impl Udp {
             return None;
         }
         let tier = intake.tier_of(&frame);
-        Some((intake.header(&frame, tier, origin), tier))
+        // What the gate turns away is counted where frames are copied: none is.
+        let is_admitted = intake.gate.admits(tier, frame.priority, Patience::CannotWait) == Admission::Admit;
+        is_admitted.then(|| (intake.header(&frame, tier, origin), tier))
     }
 
     /// The slot becomes the event; where its tier may hold no more medium slots, a small one may still do.
@@ -353,7 +356,10 @@ impl Udp {
                 let payload = &PoolOwner::bytes(&shared, &slot)[crate::pool::EVENT_HEADER_BYTES..][..len];
                 match intake.pool.store(header, payload) {
                     Some(event) => intake.admit_without_waiting(event, Source::Udp, tier),
-                    None => intake.lose_unstored(Source::Udp, tier, DropReason::PoolExhausted),
+                    None => {
+                        let (topic, body) = payload.split_at(header.topic_len as usize);
+                        intake.lose_unstored(header, topic, body, DropReason::PoolExhausted);
+                    }
                 }
                 self.hand_back(slot, intake, ctx);
             }
@@ -364,17 +370,9 @@ impl Udp {
     fn copy_frames(&self, datagram: &[u8], intake: &mut Intake, origin: &Origin) {
         for item in wire::datagram(datagram, &intake.limits.clone()) {
             match item {
-                Ok(frame) => Self::copy_frame(&frame, intake, origin),
+                Ok(frame) => intake.store_without_waiting(&frame, origin),
                 Err(refusal) => self.counters.refused[Transport::Udp as usize][refusal.index()].add(1),
             }
         }
-    }
-
-    fn copy_frame(frame: &Frame<'_>, intake: &mut Intake, origin: &Origin) {
-        let tier = intake.tier_of(frame);
-        if intake.store_unavailable {
-            return intake.lose_unstored(Source::Udp, tier, DropReason::StoreUnavailable);
-        }
-        intake.store_without_waiting(frame, tier, origin);
     }
 }

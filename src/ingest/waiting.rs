@@ -27,7 +27,18 @@ impl Line {
     pub(super) const SERVED: [Line; 9] =
         [Line(3), Line(0), Line(4), Line(1), Line(5), Line(2), Line::PARTIAL[0], Line::PARTIAL[1], Line::PARTIAL[2]];
 
-    /// Room in a tier's lane, or its flow control.
+    /// All of them.
+    pub(super) const ALL: [Line; Line::COUNT] = {
+        let mut all = [Line(0); Line::COUNT];
+        let mut index = 0;
+        while index < Line::COUNT {
+            all[index] = Line(index as u8);
+            index += 1;
+        }
+        all
+    };
+
+    /// Room in a tier's lane, its flow control, or the end of its pause.
     pub(super) const fn lane(tier: Tier) -> Line {
         Line(tier.index() as u8)
     }

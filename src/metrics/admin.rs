@@ -1,4 +1,4 @@
-//! The admin endpoint: `/metrics`, `/status`, `/livez`, `/readyz` over HTTP, on a control thread of its own.
+//! The admin endpoint: `/metrics`, `/status`, `/livez`, `/readyz` and `POST /replay` over HTTP, on a control thread of its own.
 //!
 //! ```text
 //! scraper ──► listener ─ permit (32) ─► connection (10 s at most) ──► answer, rendered at most four times a second
@@ -9,7 +9,7 @@
 //! - **A2** A connection ends after [`ADMIN_CONNECTION_LIFE`], however slow its peer is.
 //! - **A3** Nothing here is waited for by a data path; a thousand scrapes cost one rendering each [`ADMIN_ANSWER_AGE`].
 //!
-//! What it does not do: change anything, authenticate, or speak TLS. It listens on the loopback unless told otherwise.
+//! What it does not do: change anything (but for dead letters that are sent again, see `admin_replay`), authenticate, or speak TLS. It listens on the loopback unless told otherwise.
 
 use std::future::Future;
 use std::io;
@@ -22,13 +22,17 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
+use axum::extract::connect_info::Connected;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+pub use super::admin_replay::{LetterIntake, LetterVerdict, REPLAY_MEDIA_TYPE, ReplayAnswer};
+use super::admin_replay::{Peer, Replay, replay};
 use super::export;
 use super::status::StatusDocument;
 use super::telemetry::Telemetry;
@@ -69,17 +73,23 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Listens and serves on a thread named `admin`, which calls `prepare_thread` first (to leave the runners' CPUs).
+    /// Listens and serves on a thread named `admin`, which calls `prepare_thread` first (to leave the runners' CPUs). Dead letters that
+    /// are sent again go to `letters`, if that is there.
     ///
     /// # Errors
     /// See [`AdminRefusal`]; nothing is left behind.
-    pub fn start(address: SocketAddr, telemetry: Arc<Telemetry>, prepare_thread: fn()) -> Result<Self, AdminRefusal> {
-        Self::start_with(address, telemetry, prepare_thread, ADMIN_CONNECTION_LIFE)
+    pub fn start(
+        address: SocketAddr,
+        telemetry: Arc<Telemetry>,
+        letters: Option<LetterIntake>,
+        prepare_thread: fn(),
+    ) -> Result<Self, AdminRefusal> {
+        Self::start_with(address, (telemetry, letters), prepare_thread, ADMIN_CONNECTION_LIFE)
     }
 
     fn start_with(
         address: SocketAddr,
-        telemetry: Arc<Telemetry>,
+        (telemetry, letters): (Arc<Telemetry>, Option<LetterIntake>),
         prepare_thread: fn(),
         connection_life: Duration,
     ) -> Result<Self, AdminRefusal> {
@@ -96,7 +106,7 @@ impl AdminServer {
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             prepare_thread();
-            runtime.block_on(serve(BoundedListener::new(listener, connection_life), telemetry, stopped));
+            runtime.block_on(serve(BoundedListener::new(listener, connection_life), telemetry, Replay::new(letters), stopped));
         };
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(AdminRefusal::Thread)?;
         Ok(Self { address: bound, stop: Some(stop), thread: Some(thread) })
@@ -125,15 +135,17 @@ impl Drop for AdminServer {
     }
 }
 
-async fn serve(listener: BoundedListener, telemetry: Arc<Telemetry>, stopped: oneshot::Receiver<()>) {
+async fn serve(listener: BoundedListener, telemetry: Arc<Telemetry>, letters: Arc<Replay>, stopped: oneshot::Receiver<()>) {
     let answers = Arc::new(Answers { telemetry, metrics: Cached::default(), status: Cached::default() });
     let routes = Router::new()
-        .route("/", get(|| async { "/metrics /status /livez /readyz\n" }))
+        .route("/", get(|| async { "/metrics /status /livez /readyz /replay\n" }))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
-        .with_state(answers);
+        .with_state(answers)
+        .merge(Router::new().route("/replay", post(replay)).with_state(letters))
+        .into_make_service_with_connect_info::<Peer>();
     let (hurry, hurried) = oneshot::channel();
     let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
         // A dropped sender means the same as a message.
@@ -219,6 +231,12 @@ impl axum::serve::Listener for BoundedListener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, BoundedListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
+        Peer(*stream.remote_addr())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::metrics::telemetry::{LogPosition, PipelineState};
 use crate::sys::clock::Nanos;
 
 fn server(telemetry: Telemetry) -> AdminServer {
-    AdminServer::start("127.0.0.1:0".parse().expect("an address"), Arc::new(telemetry), || {}).expect("a free port")
+    AdminServer::start("127.0.0.1:0".parse().expect("an address"), Arc::new(telemetry), None, || {}).expect("a free port")
 }
 
 /// Status, content type and body of an answer.
@@ -112,7 +112,7 @@ fn scrape_is_whole(address: SocketAddr) -> bool {
 fn peers_that_hang_on_every_permit_lose_them_when_their_life_is_over() {
     let address = "127.0.0.1:0".parse().expect("an address");
     let telemetry = Arc::new(Telemetry::default());
-    let server = AdminServer::start_with(address, telemetry, || {}, Duration::from_millis(20)).expect("a free port");
+    let server = AdminServer::start_with(address, (telemetry, None), || {}, Duration::from_millis(20)).expect("a free port");
     let mut silent: Vec<TcpStream> =
         (0..2 * ADMIN_CONNECTIONS_MAX).map(|_| TcpStream::connect(server.address()).expect("a backlog with room")).collect();
     // All of them are before this one in the backlog.
@@ -136,7 +136,8 @@ fn a_stop_does_not_wait_for_peers_that_hang() {
 #[test]
 fn a_taken_port_is_refused_with_its_address() {
     let server = server(Telemetry::default());
-    let refusal = AdminServer::start(server.address(), Arc::new(Telemetry::default()), || {}).expect_err("the port is taken");
+    let refusal =
+        AdminServer::start(server.address(), Arc::new(Telemetry::default()), None, || {}).expect_err("the port is taken");
     assert!(matches!(&refusal, AdminRefusal::Bind { address, .. } if *address == server.address()), "{refusal}");
     server.stop();
 }

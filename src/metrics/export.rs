@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::Kind;
 use super::telemetry::{Series, Snapshot};
+use super::window_gauges;
 
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -66,7 +67,7 @@ impl Collector for Exposition {
             let (sum, buckets) = buckets(histogram);
             metric.encode_histogram::<[(&str, &str); 0]>(sum, histogram.len(), &buckets, None)?;
         }
-        Ok(())
+        window_gauges::encode(&self.0.windows, &mut encoder)
     }
 }
 

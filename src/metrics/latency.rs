@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use hdrhistogram::Histogram;
 
+use super::ledger::Counter;
 use crate::sys::clock::Nanos;
 
 /// How often a recorder hands its values over.
@@ -20,14 +21,42 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, 2).expect("the bounds are constants and valid")
 }
 
+/// The latencies between two hand-overs of a recorder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecentLatency {
+    /// Hand-overs so far: tells whether the rest is new.
+    pub hand_overs: u64,
+    /// Values in it.
+    pub events: u64,
+    /// 99 % of them are at most this.
+    pub p99: Nanos,
+}
+
 /// What readers see.
 #[derive(Debug)]
-pub struct LatencyShared(Mutex<Histogram<u64>>);
+pub struct LatencyShared {
+    all: Mutex<Histogram<u64>>,
+    /// The last hand-over by itself, for readers that may not wait: hand-overs, values, p99.
+    recent: [Counter; 3],
+}
 
 impl LatencyShared {
     /// A copy of everything handed over so far.
     pub fn snapshot(&self) -> Histogram<u64> {
-        self.0.lock().expect("recorders never panic while they hold it").clone()
+        self.all.lock().expect("recorders never panic while they hold it").clone()
+    }
+
+    /// What was handed over last. Takes no lock; at the moment of a hand-over it may mix the old and the new.
+    pub fn recent(&self) -> RecentLatency {
+        let [hand_overs, events, p99] = &self.recent;
+        RecentLatency { hand_overs: hand_overs.get(), events: events.get(), p99: Nanos(p99.get()) }
+    }
+
+    fn note_recent(&self, local: &Histogram<u64>) {
+        let [hand_overs, events, p99] = &self.recent;
+        events.set(local.len());
+        p99.set(local.value_at_quantile(0.99));
+        hand_overs.add(1);
     }
 }
 
@@ -42,7 +71,7 @@ pub struct LatencyRecorder {
 impl LatencyRecorder {
     /// A recorder and the reader's side of it.
     pub fn new() -> (Self, Arc<LatencyShared>) {
-        let shared = Arc::new(LatencyShared(Mutex::new(histogram())));
+        let shared = Arc::new(LatencyShared { all: Mutex::new(histogram()), recent: Default::default() });
         (Self { local: histogram(), shared: shared.clone(), publish_at: Nanos(0) }, shared)
     }
 
@@ -72,7 +101,8 @@ impl LatencyRecorder {
         if self.local.is_empty() {
             return;
         }
-        if let Ok(mut shared) = self.shared.0.try_lock() {
+        self.shared.note_recent(&self.local);
+        if let Ok(mut shared) = self.shared.all.try_lock() {
             shared.add(&self.local).expect("both histograms have the same bounds");
             drop(shared);
             self.local.reset();

@@ -101,6 +101,17 @@ impl DropReason {
     }
 }
 
+impl std::str::FromStr for DropReason {
+    type Err = String;
+    /// Parses a name, in any case.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        DropReason::ALL.into_iter().find(|reason| reason.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
+            let names = DropReason::ALL.map(DropReason::name).join(", ");
+            format!("`{text}` is not one of {names}")
+        })
+    }
+}
+
 /// The ledger's terms as one agent counts them, for one source and tier.
 #[derive(Debug, Default)]
 pub struct LedgerCell {

@@ -6,12 +6,15 @@
 
 #[cfg(not(loom))]
 pub mod admin;
+#[cfg(not(loom))]
+mod admin_replay;
 pub mod export;
 pub mod latency;
 pub mod ledger;
 pub mod pulse;
 pub mod status;
 pub mod telemetry;
+pub mod window_gauges;
 
 /// How a value behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

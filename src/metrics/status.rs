@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::ledger::{DropReason, Ledger, LedgerTerms};
 use super::pulse::Vitality;
 use super::telemetry::{LatencySummary, LogPosition, Snapshot};
+use crate::control::LevelReading;
 use crate::pool::Source;
+use crate::sys::clock::Nanos;
 use crate::wire::Tier;
 
 /// The ledger's terms: `received = stored + handled + duplicate + dead_lettered + dropped + in_flight`.
@@ -63,6 +65,19 @@ pub struct LogStatus {
     pub durable_sequence: u64,
 }
 
+/// A node's control level.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LevelStatus {
+    /// The node.
+    pub node: u8,
+    /// `HEALTHY` to `EMERGENCY`.
+    pub level: String,
+    /// For how long, milliseconds.
+    pub for_ms: u64,
+    /// Why it was entered.
+    pub because: String,
+}
+
 /// A runner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunnerStatus {
@@ -81,8 +96,10 @@ pub struct StatusDocument {
     pub version: String,
     /// The pipeline's state.
     pub state: String,
-    /// The control level.
+    /// The worst node's control level.
     pub level: String,
+    /// Each node's control level.
+    pub levels: Vec<LevelStatus>,
     /// Whether the engine is ready.
     pub ready: bool,
     /// Why not; empty when it is.
@@ -143,7 +160,8 @@ impl StatusDocument {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: snapshot.state.name().to_owned(),
-            level: snapshot.level.to_owned(),
+            level: snapshot.level().name().to_owned(),
+            levels: snapshot.levels.iter().map(|reading| level_status(reading, snapshot.read_at)).collect(),
             ready: snapshot.ready.is_ok(),
             unready_because: snapshot.ready.as_ref().err().map(ToString::to_string).unwrap_or_default(),
             uptime_ms: snapshot.uptime.0 / 1_000_000,
@@ -178,6 +196,12 @@ fn source_terms(ledger: &Ledger, source: Source) -> Terms {
 
 fn log_status(log: &LogPosition) -> LogStatus {
     LogStatus { node: log.node, written_sequence: log.written_sequence, durable_sequence: log.durable_sequence }
+}
+
+fn level_status(reading: &LevelReading, now: Nanos) -> LevelStatus {
+    let LevelReading { node, level, since, reason } = reading;
+    let (level, because) = (level.name().to_owned(), reason.to_string());
+    LevelStatus { node: *node, level, for_ms: now.since(*since).0 / 1_000_000, because }
 }
 
 fn runner_status(name: &str, turns: u64, vitality: Vitality) -> RunnerStatus {
@@ -260,6 +284,9 @@ impl fmt::Display for StatusDocument {
         let seconds = self.uptime_ms as f64 / 1_000.0;
         writeln!(f, "eventstream {}: {}, level {}, {ready}, up {seconds:.1} s", self.version, self.state, self.level)?;
         writeln!(f, "  connections {}, events held {}", self.connections, self.held)?;
+        for LevelStatus { node, level, for_ms, because } in &self.levels {
+            writeln!(f, "  node {node}: {level} for {:.1} s: {because}", *for_ms as f64 / 1_000.0)?;
+        }
         for log in &self.logs {
             writeln!(f, "  log of node {}: written to {}, durable to {}", log.node, log.written_sequence, log.durable_sequence)?;
         }

@@ -17,7 +17,9 @@ use hdrhistogram::Histogram;
 use super::latency::LatencyShared;
 use super::ledger::{DropReason, Ledger, LedgerCells};
 use super::pulse::{RunnerPulse, Vitality};
+use super::window_gauges::{WindowGauges, WindowReading};
 use super::{Kind, Measured, Sample};
+use crate::control::{Level, LevelReading};
 use crate::pool::Source;
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::wire::Tier;
@@ -66,6 +68,18 @@ impl PipelineState {
         }
     }
 
+    /// The state of an engine that has started, by its worst node.
+    pub fn of(is_draining: bool, is_store_running: bool, level: Level) -> Self {
+        match level {
+            _ if is_draining => PipelineState::Draining,
+            _ if !is_store_running => PipelineState::Emergency,
+            Level::Healthy | Level::Elevated => PipelineState::Running,
+            Level::Degraded => PipelineState::Paused,
+            Level::Critical => PipelineState::Dropping,
+            Level::Emergency => PipelineState::Emergency,
+        }
+    }
+
     /// Whether events are taken in, at least some.
     pub const fn takes_events(self) -> bool {
         !matches!(self, PipelineState::Starting | PipelineState::Draining)
@@ -82,14 +96,16 @@ pub struct Telemetry {
     pub latencies: Vec<(&'static str, Arc<LatencyShared>)>,
     /// One for each runner.
     pub pulses: Vec<Arc<RunnerPulse>>,
+    /// The last closed windows, of each node with a definition that shows them.
+    pub windows: Vec<Arc<WindowGauges>>,
     /// One for each node's log; none with `--storage off`.
     pub logs: Vec<Reading<LogPosition>>,
     /// Events held anywhere, counted from slots and copies.
     pub in_flight: Reading<u64>,
     /// The pipeline's state.
     pub state: Reading<PipelineState>,
-    /// The worst node's level, as a word (`HEALTHY`).
-    pub level: Reading<&'static str>,
+    /// Each node's level.
+    pub levels: Vec<Reading<LevelReading>>,
     /// When the engine started.
     pub started_at: Nanos,
 }
@@ -113,10 +129,11 @@ impl Default for Telemetry {
             measured: Vec::new(),
             latencies: Vec::new(),
             pulses: Vec::new(),
+            windows: Vec::new(),
             logs: Vec::new(),
             in_flight: Box::new(|| 0),
             state: Box::new(|| PipelineState::Running),
-            level: Box::new(|| "HEALTHY"),
+            levels: Vec::new(),
             started_at: HostClock.now(),
         }
     }
@@ -172,9 +189,11 @@ impl Telemetry {
             ledger: Ledger::read(self.ledgers.iter().map(|cells| &**cells)),
             series: BTreeMap::new(),
             latencies: Vec::new(),
+            windows: self.windows.iter().map(|gauges| gauges.read()).collect(),
             runners: self.pulses.iter().map(|pulse| (pulse.name().to_owned(), pulse.turns(), pulse.vitality(now))).collect(),
             state: (self.state)(),
-            level: (self.level)(),
+            levels: self.levels.iter().map(|read| read()).collect(),
+            read_at: now,
             uptime: now.since(self.started_at),
             ready: self.ready(now),
         };
@@ -215,14 +234,18 @@ pub struct Snapshot {
     pub series: BTreeMap<&'static str, Series>,
     /// Histograms by name, nanoseconds.
     pub latencies: Vec<(&'static str, Histogram<u64>)>,
+    /// The last closed windows that are shown.
+    pub windows: Vec<WindowReading>,
     /// Name, turns and vitality of each runner.
     pub runners: Vec<(String, u64, Vitality)>,
     /// How far the logs are.
     pub logs: Vec<LogPosition>,
     /// The pipeline's state.
     pub state: PipelineState,
-    /// The level, as a word.
-    pub level: &'static str,
+    /// Each node's level.
+    pub levels: Vec<LevelReading>,
+    /// When all this was read.
+    pub read_at: Nanos,
     /// Since the start.
     pub uptime: Nanos,
     /// Whether the engine is ready, or why not.
@@ -250,6 +273,11 @@ const LEDGER_SERIES: [&str; 8] = [
 ];
 
 impl Snapshot {
+    /// The worst node's level.
+    pub fn level(&self) -> Level {
+        self.levels.iter().map(|reading| reading.level).max().unwrap_or_default()
+    }
+
     /// The sum of a metric over all its labels; 0 where nobody reports it.
     pub fn sum(&self, name: &str) -> u64 {
         self.series.get(name).map_or(0, |series| series.values.values().sum())
@@ -314,7 +342,7 @@ impl Snapshot {
         self.add(gauge("uptime_seconds", "Since the start.", &[], self.uptime.0 / 1_000_000_000));
         self.add(gauge("ready", "1: takes events, and every runner makes progress.", &[], u64::from(self.ready.is_ok())));
         self.add(gauge("pipeline_state", "1 for the state the pipeline is in.", &[("state", self.state.name())], 1));
-        self.add(gauge("control_level", "1 for the level the worst node is in.", &[("level", self.level)], 1));
+        self.add(gauge("control_level", "1 for the level the worst node is in.", &[("level", self.level().name())], 1));
         for (name, turns, vitality) in self.runners.clone() {
             let labels = &[("runner", name.as_str())];
             self.add(counter("runner_turns", "Turns made.", labels, turns));
@@ -362,5 +390,29 @@ impl LatencySummary {
             p999_ns: histogram.value_at_quantile(0.999),
             max_ns: histogram.max(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_the_drain_before_the_store_before_the_level() {
+        let by_level = Level::ALL.map(|level| PipelineState::of(false, true, level).name());
+        assert_eq!(by_level, ["running", "running", "paused", "dropping", "emergency"]);
+        assert_eq!(PipelineState::of(false, false, Level::Healthy), PipelineState::Emergency);
+        assert_eq!(PipelineState::of(true, false, Level::Emergency), PipelineState::Draining);
+    }
+
+    #[test]
+    fn the_worst_node_gives_the_level() {
+        let reading = |node: u8, level: Level| -> Reading<LevelReading> {
+            Box::new(move || LevelReading { node, level, ..LevelReading::default() })
+        };
+        let levels = vec![reading(0, Level::Elevated), reading(1, Level::Critical), reading(2, Level::Healthy)];
+        let snapshot = Telemetry { levels, ..Telemetry::default() }.read(HostClock.now());
+        assert_eq!(snapshot.level(), Level::Critical);
+        assert_eq!(snapshot.series["control_level"].values.keys().next().map(|labels| labels[0].1.as_str()), Some("CRITICAL"));
     }
 }

@@ -1,5 +1,7 @@
 //! The event as it lives in a slot: its header, its 8-byte handle, and a read-only view for handlers.
 
+use std::num::NonZeroU128;
+
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::wire::{Priority, Tier};
 
@@ -49,6 +51,32 @@ impl Source {
     }
 }
 
+/// An idempotency key: two events with the same key are one and the same to dedup, whatever they hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct EventKey(NonZeroU128);
+
+impl EventKey {
+    /// The key of a number that is unique already (a UUID, a database sequence); `None` for 0, which says *no key*.
+    pub const fn new(number: u128) -> Option<EventKey> {
+        match NonZeroU128::new(number) {
+            Some(number) => Some(EventKey(number)),
+            None => None,
+        }
+    }
+
+    /// The key of a name, such as an order number in text: its 128-bit hash (XXH3), the same in every process and on every host. Not
+    /// for names that a stranger may choose, who could make two of them collide.
+    pub fn of_name(name: &[u8]) -> EventKey {
+        EventKey(NonZeroU128::new(xxhash_rust::xxh3::xxh3_128(name)).unwrap_or(NonZeroU128::MIN))
+    }
+
+    /// The number.
+    pub const fn get(self) -> u128 {
+        self.0.get()
+    }
+}
+
 /// The first 64 bytes of an event's slot; topic and body follow at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -73,11 +101,29 @@ pub struct EventHeader {
     pub source: Source,
     /// How often its handler was tried (0 before the first).
     pub attempts: u8,
-    /// Zero; keeps the header free of padding, so that a whole slot can be written or hashed.
-    pub reserved: [u8; 26],
+    /// Zero, but for the first byte: 1 in the retry memory's copies. Keeps the header free of padding, so that a whole slot can be written or
+    /// hashed.
+    pub reserved: [u8; 10],
+    /// What tells this event from others, if its producer says so: dedup then compares this instead of topic and body.
+    pub key: Option<EventKey>,
 }
 
 const _: () = assert!(size_of::<EventHeader>() == EVENT_HEADER_BYTES);
+
+impl EventHeader {
+    /// Whether this is a copy that waits, or has waited, in the retry memory.
+    pub(crate) const fn is_detached(&self) -> bool {
+        self.reserved[0] != 0
+    }
+
+    /// The header of such a copy.
+    pub(crate) const fn detached(mut self, attempts: u8) -> Self {
+        (self.attempts, self.reserved[0]) = (attempts, 1);
+        self
+    }
+}
+// No key costs no flag: it is the number 0.
+const _: () = assert!(size_of::<Option<EventKey>>() == size_of::<u128>());
 
 /// A read-only look at an event, as handlers get it.
 #[derive(Clone, Copy, Debug)]

@@ -307,9 +307,18 @@ impl PoolOwner {
     /// Copies a frame's topic and body into a fresh slot of its tier. `None`: no slot for this tier and size.
     #[inline]
     pub fn store(&mut self, header: EventHeader, payload: &[u8]) -> Option<Event> {
-        let class = self.class_for(payload.len())?;
+        self.store_split(header, payload, &[])
+    }
+
+    /// As [`PoolOwner::store`], of a payload in two parts.
+    #[inline]
+    pub fn store_split(&mut self, header: EventHeader, front: &[u8], back: &[u8]) -> Option<Event> {
+        let payload_bytes = front.len() + back.len();
+        let class = self.class_for(payload_bytes)?;
         let mut slot = self.acquire(class, SlotUse::of_tier(header.tier))?;
-        self.bytes_mut(&mut slot)[EVENT_HEADER_BYTES..][..payload.len()].copy_from_slice(payload);
+        let (to_front, to_back) = self.bytes_mut(&mut slot)[EVENT_HEADER_BYTES..][..payload_bytes].split_at_mut(front.len());
+        to_front.copy_from_slice(front);
+        to_back.copy_from_slice(back);
         Some(self.seal(slot, header))
     }
 

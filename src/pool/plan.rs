@@ -1,7 +1,7 @@
 //! From flags to layouts: how many slots of which size, who owns them, and what they cost.
 //!
 //! ```text
-//! PoolSizes (flags) ──► PoolPlan { strides, layouts: reactors | retry memory | in-process producers, budget }
+//! PoolSizes (flags) ──► PoolPlan { strides, layouts: reactors | retry memory | in-process producers | service, budget }
 //! ```
 //!
 //! The defaults, by holder: every lane of a node full (16,384 + 65,536 + 65,536 small events) and 16,384 more on their way between
@@ -89,6 +89,8 @@ pub struct PoolSizes {
     pub producers: u32,
     /// Event slots (small, medium, large) of each in-process producer.
     pub producer_slots: [u32; 3],
+    /// Event slots (small, medium, large) for what the engine itself sends again; zeroes for none.
+    pub service_slots: [u32; 3],
 }
 
 impl Default for PoolSizes {
@@ -107,6 +109,7 @@ impl Default for PoolSizes {
             retry_slots: [4096, 256, 1],
             producers: 0,
             producer_slots: [16_384, 1024, 1],
+            service_slots: [0; 3],
         }
     }
 }
@@ -164,12 +167,13 @@ impl std::error::Error for PoolSizesRefusal {}
 pub struct PoolPlan {
     /// For [`SharedPool::divide`].
     pub strides: ClassStrides,
-    /// For [`SharedPool::divide`]: reactors first, then the retry memory, then in-process producers.
+    /// For [`SharedPool::divide`]: reactors first, then the retry memory, in-process producers, and the service slots.
     pub layouts: Vec<OwnerLayout>,
     /// What the pool costs, one line per holder. Other parts add theirs.
     pub budget: Budget,
     reactors: usize,
     has_retry: bool,
+    has_service: bool,
 }
 
 impl PoolPlan {
@@ -180,19 +184,22 @@ impl PoolPlan {
     pub fn new(sizes: &PoolSizes) -> Result<Self, PoolSizesRefusal> {
         sizes.check()?;
         let strides = ClassStrides::new(sizes.max_frame_bytes, sizes.chunk_bytes());
-        let has_retry = sizes.retry_slots.iter().any(|slots| *slots > 0);
+        let [has_retry, has_service] = [sizes.retry_slots, sizes.service_slots].map(|slots| slots.iter().any(|slots| *slots > 0));
         let mut layouts: Vec<_> = (0..sizes.reactors).map(|reactor| sizes.reactor_layout(reactor)).collect();
         if has_retry {
             layouts.push(OwnerLayout::without_quotas(only_events(sizes.retry_slots)));
         }
         let producer = OwnerLayout::with_kernel_slots(only_events(sizes.producer_slots), 0);
         layouts.extend((0..sizes.producers).map(|_| producer.clone()));
+        if has_service {
+            layouts.push(OwnerLayout::with_kernel_slots(only_events(sizes.service_slots), 0));
+        }
         let slots = layouts.iter().flat_map(|layout| layout.slots).map(u64::from).sum::<u64>();
         if slots >= u64::from(u32::MAX) {
             return Err(PoolSizesRefusal::TooLarge);
         }
         let budget = sizes.budget(&strides, &layouts);
-        Ok(Self { strides, layouts, budget, reactors: sizes.reactors as usize, has_retry })
+        Ok(Self { strides, layouts, budget, reactors: sizes.reactors as usize, has_retry, has_service })
     }
 
     /// Where the reactors' partitions are among the owners.
@@ -207,7 +214,12 @@ impl PoolPlan {
 
     /// Where the in-process producers' partitions are among the owners.
     pub fn producers(&self) -> Range<usize> {
-        self.reactors + usize::from(self.has_retry)..self.layouts.len()
+        self.reactors + usize::from(self.has_retry)..self.layouts.len() - usize::from(self.has_service)
+    }
+
+    /// Where the service slots are among the owners, if there are any.
+    pub fn service(&self) -> Option<usize> {
+        self.has_service.then(|| self.layouts.len() - 1)
     }
 
     /// Bytes to map for [`SharedPool::divide`].
@@ -234,7 +246,7 @@ impl PoolSizes {
         if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&self.tcp_chunk_bytes) {
             return Err(PoolSizesRefusal::ChunkBytes(self.tcp_chunk_bytes));
         }
-        let owners = u64::from(self.reactors) + 1 + u64::from(self.producers);
+        let owners = u64::from(self.reactors) + 2 + u64::from(self.producers);
         if self.reactors == 0 || owners > u64::from(OWNERS_MAX) {
             return Err(PoolSizesRefusal::Owners(owners.min(u64::from(u32::MAX)) as u32));
         }
@@ -301,12 +313,13 @@ impl PoolSizes {
         line("receive chunks", "--tcp-chunks", u64::from(self.chunks()) * reactors, SlotClass::Chunk);
         // The unparsed rest of connections that wait for a tier.
         budget.add("parking memory", self.parking_slots().into(), stride(SlotClass::Parking));
-        // Copies of events between two tries, and what in-process producers have in flight.
+        // Copies of events between two tries, and what in-process producers and the service have in flight.
         for (index, class) in [SlotClass::Small, SlotClass::Medium, SlotClass::Large].into_iter().enumerate() {
             let retry = ["retry slots, small", "retry slots, medium", "retry slots, large"][index];
             let produced = ["in-process slots, small", "in-process slots, medium", "in-process slots, large"][index];
             budget.add(retry, self.retry_slots[index].into(), stride(class));
-            budget.add(produced, u64::from(self.producer_slots[index]) * producers, stride(class));
+            let slots = u64::from(self.producer_slots[index]) * producers + u64::from(self.service_slots[index]);
+            budget.add(produced, slots, stride(class));
         }
         let in_lines = budget.total_bytes();
         let arena = SharedPool::arena_bytes(strides, layouts) as u64;
@@ -375,8 +388,8 @@ mod tests {
         let refused = |sizes: PoolSizes| PoolPlan::new(&sizes).map(|_| ()).unwrap_err();
         assert_eq!(refused(PoolSizes { max_frame_bytes: 4095, ..ok() }), PoolSizesRefusal::MaxFrameBytes(4095));
         assert_eq!(refused(PoolSizes { tcp_chunk_bytes: 1 << 21, ..ok() }), PoolSizesRefusal::ChunkBytes(1 << 21));
-        assert_eq!(refused(PoolSizes { reactors: 0, ..ok() }), PoolSizesRefusal::Owners(1));
-        assert_eq!(refused(PoolSizes { producers: 255, ..ok() }), PoolSizesRefusal::Owners(257));
+        assert_eq!(refused(PoolSizes { reactors: 0, ..ok() }), PoolSizesRefusal::Owners(2));
+        assert_eq!(refused(PoolSizes { producers: 254, ..ok() }), PoolSizesRefusal::Owners(257));
         let none = PoolSizesRefusal::RingBuffers { flag: "--tcp-chunks", buffers: 0 };
         assert_eq!(refused(PoolSizes { tcp_chunks: 0, ..ok() }), none);
         let too_few = PoolSizesRefusal::TooFewSlots { flag: "--pool-large-slots", needed: 4 };

@@ -1,4 +1,4 @@
-//! The stock REALTIME handler: a file of JSON lines, one per event, so many a second.
+//! The alert log: a file of JSON lines, one per alert, so many a second, rotated. Without rules every REALTIME event is an alert.
 //!
 //! ```text
 //! agent: within the rate? ── copy a bounded record ──► queue (fixed) ──► helper thread: JSON, append
@@ -9,25 +9,24 @@
 //! into the queue every [`WRITE_EVERY`], so that the agent pays for no wake-up either; a line is in the file that much later.
 //!
 //! The rate is counted in whole seconds of the events' own receive times, so that the same events give the same lines.
-//!
-//! The file is opened for appending and only grows; rotate it from outside by copying and truncating.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use base64::Engine;
 use crossbeam_queue::ArrayQueue;
-use serde::Serialize;
 
 use crate::metrics::ledger::Counter;
 use crate::metrics::{Kind, Measured, Sample};
 use crate::pool::EventView;
+use crate::process::alert_line::AlertFacts;
 use crate::process::handler::{AlertHandler, HandlerMode, text_prefix};
+use crate::process::rate::RateLimit;
+use crate::process::rules::{ActionKind, RULES_MAX, RulesCounters};
+use crate::storage::rotating_file::{Complaints, RotatingFile, RotatingFileLimits};
 use crate::sys::process::helper_thread_setup;
 
 /// How often the helper writes what has come.
@@ -44,6 +43,8 @@ pub const BODY_BYTES_MAX: usize = 320;
 pub struct AlertLogOptions {
     /// The file; it is made if it isn't there. `data/alerts.jsonl` unless told otherwise.
     pub path: PathBuf,
+    /// When it is renamed away, and how many renamed ones are kept. Default 64 MiB and 2.
+    pub limits: RotatingFileLimits,
     /// Lines per second at most; 0 suppresses all. Default 1000.
     pub alerts_per_s_max: u32,
     /// Records that may wait for the helper, at least 1. Default 1024 (half a megabyte).
@@ -53,7 +54,8 @@ pub struct AlertLogOptions {
 impl AlertLogOptions {
     /// The defaults, for a file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), alerts_per_s_max: 1000, queue_records_max: 1024 }
+        let limits = RotatingFileLimits { file_bytes_max: 64 << 20, keep_files: 2 };
+        Self { path: path.into(), limits, alerts_per_s_max: 1000, queue_records_max: 1024 }
     }
 
     /// Bytes that the queue takes.
@@ -88,13 +90,8 @@ impl Measured for AlertLogCounters {
 
 /// A copy of what a line needs.
 struct Record {
-    id: u64,
-    received_unix_ns: u64,
-    priority: &'static str,
-    source: &'static str,
-    topic_len: u16,
+    facts: AlertFacts,
     topic_kept: u16,
-    body_len: u32,
     body_kept: u16,
     topic: [u8; TOPIC_BYTES_MAX],
     body: [u8; BODY_BYTES_MAX],
@@ -104,16 +101,15 @@ struct Shared {
     queue: ArrayQueue<Record>,
     stop: AtomicBool,
     counters: Arc<AlertLogCounters>,
+    /// Whose names the lines carry; empty without rules.
+    rules: Arc<RulesCounters>,
 }
 
 /// The handler. Dropping it writes what is queued.
 pub struct AlertLog {
     shared: Arc<Shared>,
     helper: Option<JoinHandle<()>>,
-    alerts_per_s_max: u32,
-    /// The second being counted, and its alerts so far.
-    second: u64,
-    alerts: u32,
+    rate: RateLimit,
 }
 
 impl AlertLog {
@@ -122,16 +118,27 @@ impl AlertLog {
     /// # Errors
     /// What opening the file or starting the thread says.
     pub fn open(options: &AlertLogOptions) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&options.path)?;
+        Self::for_rules(options, Arc::default())
+    }
+
+    /// As [`AlertLog::open`], for alerts of rules: lines carry the rule's name, and count as its actions.
+    pub(crate) fn for_rules(options: &AlertLogOptions, rules: Arc<RulesCounters>) -> io::Result<Self> {
+        let file = RotatingFile::open(&options.path, options.limits)?;
         let shared = Arc::new(Shared {
             queue: ArrayQueue::new(options.queue_records_max.max(1)),
             stop: AtomicBool::new(false),
             counters: Arc::default(),
+            rules,
         });
-        let writer =
-            Writer { shared: shared.clone(), out: BufWriter::new(file), path: options.path.clone(), complained_at: None };
+        let writer = Writer {
+            shared: shared.clone(),
+            file,
+            lines: Vec::new(),
+            by_rule: [0; RULES_MAX],
+            complaints: Complaints::default(),
+        };
         let helper = std::thread::Builder::new().name("alerts".into()).spawn(move || writer.run())?;
-        Ok(Self { shared, helper: Some(helper), alerts_per_s_max: options.alerts_per_s_max, second: 0, alerts: 0 })
+        Ok(Self { shared, helper: Some(helper), rate: RateLimit::new(options.alerts_per_s_max) })
     }
 
     /// Its counters, for the exporter.
@@ -139,14 +146,28 @@ impl AlertLog {
         self.shared.counters.clone()
     }
 
-    fn is_within_rate(&mut self, received_at_ns: u64) -> bool {
-        let second = received_at_ns / 1_000_000_000;
-        if second != self.second {
-            (self.second, self.alerts) = (second, 0);
+    /// Queues an alert. False: above the rate, or the queue is full; counted here.
+    pub(crate) fn record(&mut self, event: &EventView<'_>, rule: Option<u8>) -> bool {
+        if !self.rate.admits(event.header.received_at) {
+            self.shared.counters.suppressed.add(1);
+            return false;
         }
-        let within = self.alerts < self.alerts_per_s_max;
-        self.alerts += u32::from(within);
-        within
+        let topic_kept = text_prefix(event.topic, TOPIC_BYTES_MAX).len();
+        let body_kept = event.body.len().min(BODY_BYTES_MAX);
+        let mut record = Record {
+            facts: AlertFacts::of(event, rule),
+            topic_kept: topic_kept as u16,
+            body_kept: body_kept as u16,
+            topic: [0; TOPIC_BYTES_MAX],
+            body: [0; BODY_BYTES_MAX],
+        };
+        record.topic[..topic_kept].copy_from_slice(&event.topic.as_bytes()[..topic_kept]);
+        record.body[..body_kept].copy_from_slice(&event.body[..body_kept]);
+        let is_queued = self.shared.queue.push(record).is_ok();
+        if !is_queued {
+            self.shared.counters.overflowed.add(1);
+        }
+        is_queued
     }
 }
 
@@ -160,28 +181,7 @@ impl AlertHandler for AlertLog {
     }
 
     fn handle(&mut self, event: &EventView<'_>) {
-        if !self.is_within_rate(event.header.received_at.0) {
-            return self.shared.counters.suppressed.add(1);
-        }
-        let topic_kept = text_prefix(event.topic, TOPIC_BYTES_MAX).len();
-        let body_kept = event.body.len().min(BODY_BYTES_MAX);
-        let mut record = Record {
-            id: event.header.id,
-            received_unix_ns: event.header.received_wall.0,
-            priority: event.header.priority.name(),
-            source: event.header.source.name(),
-            topic_len: event.header.topic_len,
-            topic_kept: topic_kept as u16,
-            body_len: event.header.body_len,
-            body_kept: body_kept as u16,
-            topic: [0; TOPIC_BYTES_MAX],
-            body: [0; BODY_BYTES_MAX],
-        };
-        record.topic[..topic_kept].copy_from_slice(&event.topic.as_bytes()[..topic_kept]);
-        record.body[..body_kept].copy_from_slice(&event.body[..body_kept]);
-        if self.shared.queue.push(record).is_err() {
-            self.shared.counters.overflowed.add(1);
-        }
+        self.record(event, None);
     }
 }
 
@@ -199,9 +199,12 @@ impl Drop for AlertLog {
 /// The thread's side.
 struct Writer {
     shared: Arc<Shared>,
-    out: BufWriter<File>,
-    path: PathBuf,
-    complained_at: Option<Instant>,
+    file: RotatingFile,
+    /// What has come since the last look, as text.
+    lines: Vec<u8>,
+    /// Whose lines these are.
+    by_rule: [u64; RULES_MAX],
+    complaints: Complaints,
 }
 
 impl Writer {
@@ -210,18 +213,13 @@ impl Writer {
         loop {
             // Looked at before the queue: what was queued before the stop is written.
             let stopping = self.shared.stop.load(Ordering::Acquire);
-            let (mut lines, mut result) = (0, Ok(()));
+            let mut count = 0;
             while let Some(record) = self.shared.queue.pop() {
-                lines += 1;
-                if result.is_ok() {
-                    result = write_line(&mut self.out, &record);
-                }
+                count += 1;
+                self.take(&record);
             }
-            if lines > 0 {
-                match result.and_then(|()| self.out.flush()) {
-                    Ok(()) => self.shared.counters.written.add(lines),
-                    Err(error) => self.lose(lines, &error),
-                }
+            if count > 0 {
+                self.write(count);
             }
             if stopping {
                 return;
@@ -230,59 +228,38 @@ impl Writer {
         }
     }
 
-    /// Gives up on these lines; the next ones start with an empty buffer.
-    fn lose(&mut self, lines: u64, error: &io::Error) {
-        self.shared.counters.lost.add(lines);
-        if self.complained_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-            self.complained_at = Some(Instant::now());
-            log::error!("{lines} lines lost: cannot write {}: {error}", self.path.display());
-        }
-        if let Ok(file) = OpenOptions::new().create(true).append(true).open(&self.path) {
-            // Takes the old buffer apart without writing what is left in it.
-            let _discarded = std::mem::replace(&mut self.out, BufWriter::new(file)).into_parts();
+    fn take(&mut self, record: &Record) {
+        let topic = std::str::from_utf8(&record.topic[..usize::from(record.topic_kept)]).expect("cut between characters");
+        let rule = record.facts.rule.map(|rule| self.shared.rules.name(rule));
+        record.facts.write_line(rule, topic, &record.body[..usize::from(record.body_kept)], &mut self.lines);
+        if let Some(rule) = record.facts.rule {
+            self.by_rule[usize::from(rule)] += 1;
         }
     }
-}
 
-#[derive(Serialize)]
-struct Line<'a> {
-    received_unix_ns: u64,
-    id: u64,
-    priority: &'a str,
-    source: &'a str,
-    topic: &'a str,
-    body_bytes: u32,
-    /// The body as text, where what is kept of it is text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
-    /// Whether topic or body is longer than what is kept.
-    is_cut: bool,
-}
-
-fn write_line(out: &mut impl Write, record: &Record) -> io::Result<()> {
-    let bytes = &record.body[..usize::from(record.body_kept)];
-    let is_cut = u32::from(record.body_kept) < record.body_len || record.topic_kept < record.topic_len;
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => Some(text),
-        // A cut character at the very end of a cut body is no reason for base64.
-        Err(error) if is_cut && error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok(),
-        Err(_) => None,
-    };
-    let line = Line {
-        received_unix_ns: record.received_unix_ns,
-        id: record.id,
-        priority: record.priority,
-        source: record.source,
-        topic: std::str::from_utf8(&record.topic[..usize::from(record.topic_kept)]).expect("cut between characters"),
-        body_bytes: record.body_len,
-        body: text,
-        body_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(bytes)),
-        is_cut,
-    };
-    serde_json::to_writer(&mut *out, &line)?;
-    out.write_all(b"\n")
+    fn write(&mut self, count: u64) {
+        let written = self.file.append(&self.lines);
+        let counters = &self.shared.counters;
+        match &written {
+            Ok(()) => counters.written.add(count),
+            Err(error) => {
+                counters.lost.add(count);
+                if self.complaints.is_due() {
+                    log::error!("{count} lines lost: cannot write {}: {error}", self.file.path().display());
+                }
+            }
+        }
+        for (rule, count) in self.by_rule.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
+            let action = self.shared.rules.action(rule as u8, ActionKind::Log);
+            if written.is_ok() {
+                action.done.add(*count)
+            } else {
+                action.failed.add(*count)
+            }
+            *count = 0;
+        }
+        self.lines.clear();
+    }
 }
 
 #[cfg(test)]
@@ -331,5 +308,21 @@ mod tests {
         }
         drop(log);
         assert_eq!((lines(&path).len(), counters.written.get(), counters.suppressed.get()), (6, 6, 14));
+    }
+
+    #[test]
+    fn a_full_file_is_renamed_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("alerts.jsonl");
+        let limits = RotatingFileLimits { file_bytes_max: 100, keep_files: 1 };
+        let mut pool = TestPool::new();
+        for id in 0..3 {
+            let mut log = AlertLog::open(&AlertLogOptions { limits, ..AlertLogOptions::new(&path) }).unwrap();
+            let event = pool.realtime(id, "t", b"of some length, so that two lines are too many");
+            log.handle(&pool.shared.view(&event));
+            pool.release(event);
+        }
+        let (newest, before) = (lines(&path), lines(&folder.path().join("alerts.jsonl.1")));
+        assert_eq!((newest.len(), &newest[0]["id"], before.len(), &before[0]["id"]), (1, &2.into(), 1, &1.into()));
     }
 }

@@ -1,16 +1,16 @@
 //! The BATCH processor: counts every event into its topic's window, and passes it on.
 //!
 //! ```text
-//! lanes ──► batch ──► window table of the open window ──► inlet
-//!                          │ every 5 s, on the monotonic clock, and when drained
-//!                          └──► window log: a line and a handler call per topic
+//! lanes ──► batch ──► seen before? (idempotency keys) ──► open pane of each definition ──► inlet
+//!                          │ at its end, on the monotonic clock, and when drained
+//!                          └──► window log: a line and a handler call per group and window
 //! ```
 //!
-//! Invariants, beside those of [`super`]:
-//! - **BT1** An event counts into the window that is open when this processor takes it; each event into one window, or `topic_limit`.
-//! - **BT2** A window with rows closes at its end even if nothing arrives; windows begin at whole multiples after the first.
-//! - **BT3** Closing swaps tables and costs the same whatever they hold; a writer that still has the other table puts the closing off.
-//! - **BT4** A drained processor has closed its window, and the writer has written it.
+//! Invariants, beside those of [`super`] and of the open panes (OW1 …, in `open_windows.rs`):
+//! - **BT1** An event counts into the panes that are open when this processor takes it.
+//! - **BT2** A poll closes what is over before it takes events; one that has nothing to take is asked for when the next pane ends.
+//! - **BT3** A late writer makes windows longer, and loses no event's count.
+//! - **BT4** A drained processor has closed its windows, and the writer has written them.
 
 use std::sync::Arc;
 
@@ -18,71 +18,68 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
 use crate::metrics::latency::LatencyShared;
 use crate::pool::{Event, SharedPool};
+use crate::process::dedup::DedupOptions;
+use crate::process::duplicates::{Duplicates, Keys};
 use crate::process::handled::HandledLatency;
+use crate::process::open_windows::{OpenWindows, Recorded};
 use crate::process::outlet::Outlet;
-use crate::process::window::WindowTable;
 use crate::process::window_log::WindowLog;
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
+use crate::process::{BLOCKED_RETRY, PollBudget, ProcessCounters, ProcessorWiring};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring};
+use crate::wire::Tier;
 
 /// How soon a closing that was put off is tried again, and a draining processor looks for its writer.
 const WRITER_RETRY: Nanos = Nanos::from_millis(1);
 
-/// The numbers of the BATCH processor.
+/// The numbers of the BATCH processor; those of its windows are the window log's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// Length of a window, at least 1 ms. Default 5 s.
-    pub window: Nanos,
+    /// Idempotency keys remembered. Default 131,072 for an hour.
+    pub keyed: DedupOptions,
 }
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { window: Nanos::from_millis(5_000) }
+        Self { keyed: DedupOptions::KEYED }
     }
 }
 
 /// The agent.
 pub struct Batch {
-    options: BatchOptions,
     receiver: TierReceiver,
     pool: Arc<SharedPool>,
     outlet: Outlet,
-    table: Box<WindowTable>,
-    log: WindowLog,
-    /// When the open window began, on both clocks.
-    opened_at: Nanos,
-    opened_wall: WallNanos,
-    /// The present closing has been put off (and counted) already.
-    is_extended: bool,
+    duplicates: Duplicates,
+    windows: OpenWindows,
     counters: Arc<ProcessCounters>,
     latency: HandledLatency,
     /// The batch in hand; empty between polls.
     batch: Vec<Event>,
+    keys: Keys,
+    budget: PollBudget,
     draining: bool,
 }
 
 impl Batch {
-    /// Wires the processor.
+    /// Wires the processor. What windows it keeps is the log's to say.
     ///
     /// # Panics
-    /// If the log serves another processor already, or the window is under a millisecond.
+    /// If the log serves another processor already.
     pub fn new(options: BatchOptions, log: WindowLog, wiring: ProcessorWiring) -> Self {
-        assert!(options.window >= Nanos::from_millis(1), "a window is at least a millisecond");
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner: _ } = wiring;
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate: _, budget, runner: _ } =
+            wiring;
         Self {
-            options,
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, POLL_EVENTS_MAX),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, budget.events_max()),
+            duplicates: Duplicates::keyed_only(&options.keyed),
             pool,
-            table: log.take_spare().expect("a fresh log has its tables"),
-            log,
-            opened_at: Nanos(0),
-            opened_wall: WallNanos(0),
-            is_extended: false,
+            windows: OpenWindows::new(log),
             counters,
             latency: HandledLatency::new(),
-            batch: Vec::with_capacity(POLL_EVENTS_MAX),
+            batch: Vec::with_capacity(budget.events_max()),
+            keys: Vec::with_capacity(budget.events_max()),
+            budget,
             draining: false,
         }
     }
@@ -94,77 +91,46 @@ impl Batch {
 
     /// The log of windows: its handler's health.
     pub fn window_log(&self) -> &WindowLog {
-        &self.log
+        self.windows.log()
     }
 
     fn take(&mut self, clock: &impl Clock) -> u32 {
-        let max = POLL_EVENTS_MAX.min(self.outlet.room());
+        let max = self.budget.events().min(self.outlet.room());
         if max == 0 || self.receiver.pop_batch(&mut self.batch, max) == 0 {
             return 0;
         }
+        let taken = self.batch.len() as u32;
         self.batch.iter().for_each(|event| self.pool.prefetch(event));
-        let mut without_row = 0;
-        for event in &self.batch {
+        let counters = &self.counters.dedup[Tier::Batch.index()];
+        self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters);
+        let without_row = self.windows.record(self.batch.iter().map(|event| {
             let header = self.pool.header(event);
-            without_row += u64::from(!self.table.record(self.pool.topic(event), header.body_len, header.received_wall));
-        }
+            let (topic, body) = self.pool.payload(event).split_at(usize::from(header.topic_len));
+            Recorded { topic, body, received_at: header.received_wall }
+        }));
         let (handled_at, done) = (clock.now(), self.batch.len() as u32);
-        for event in self.batch.drain(..) {
+        for (event, key) in self.batch.drain(..).zip(self.keys.drain(..)) {
             self.latency.record(self.pool.header(&event).received_at, handled_at);
-            self.outlet.deliver(event);
+            self.duplicates.deliver(&self.pool, event, key, &mut self.outlet);
         }
         self.counters.batch.processed.add(u64::from(done));
         self.counters.batch.topic_limit.add(without_row);
-        done
+        taken
     }
 
-    /// Closes the open window if it is over (BT2), or now if `at_once`. True if it did.
-    fn close_if_over(&mut self, now: Nanos, wall: WallNanos, at_once: bool) -> bool {
-        let is_over = now.since(self.opened_at) >= self.options.window;
-        if self.table.len() == 0 {
-            if is_over {
-                self.open_window(now, wall);
-            }
-            return false;
-        }
-        if !is_over && !at_once {
-            return false;
-        }
-        let Some(spare) = self.log.take_spare() else {
-            if !self.is_extended {
-                self.is_extended = true;
-                self.counters.batch.windows_extended.add(1);
-            }
-            return false;
-        };
-        let mut table = std::mem::replace(&mut self.table, spare);
-        table.start = self.opened_wall;
-        // On time it is exactly a window; put off, or cut short by a drain, what it was.
-        table.length = if self.is_extended || at_once { now.since(self.opened_at) } else { self.options.window };
-        self.counters.batch.windows_closed.add(table.len() as u64);
-        self.log.write(table);
-        self.is_extended = false;
-        self.open_window(now, wall);
-        true
-    }
-
-    /// The window that `now` falls into, in whole windows from the one before.
-    fn open_window(&mut self, now: Nanos, wall: WallNanos) {
-        let into = now.since(self.opened_at).0 % self.options.window.0;
-        self.opened_at = Nanos(now.0 - into);
-        self.opened_wall = WallNanos(wall.0.saturating_sub(into));
+    /// Closes what is over, or everything now if `at_once`. Returns how many panes.
+    fn close_windows(&mut self, now: Nanos, wall: WallNanos, at_once: bool) -> u32 {
+        let closed = self.windows.close_those_over(now, wall, at_once);
+        self.counters.batch.windows_closed.add(closed.rows);
+        self.counters.batch.windows_extended.add(closed.extended);
+        closed.panes
     }
 
     fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
         let blocked = (self.outlet.held() > 0).then(|| now + BLOCKED_RETRY);
-        let over_at = self.opened_at + self.options.window;
-        let closing = (self.table.len() > 0).then(|| if over_at > now { over_at } else { now + WRITER_RETRY });
-        let writing = (self.draining && !self.is_written()).then(|| now + WRITER_RETRY);
-        [blocked, closing, writing, self.latency.deadline()].into_iter().flatten().min()
-    }
-
-    fn is_written(&self) -> bool {
-        self.table.len() == 0 && self.log.is_idle()
+        let closing = self.windows.next_deadline(now, WRITER_RETRY);
+        let writing = (self.draining && !self.windows.is_written()).then(|| now + WRITER_RETRY);
+        [blocked, closing, writing, self.latency.deadline(), self.duplicates.deadline(now)].into_iter().flatten().min()
     }
 
     fn events_held(&self) -> usize {
@@ -178,7 +144,8 @@ impl<R: Ring> Agent<R> for Batch {
     }
 
     fn start(&mut self, ctx: &mut Context<'_, R>) {
-        (self.opened_at, self.opened_wall) = (ctx.now, ctx.wall);
+        self.windows.start(ctx.now, ctx.wall);
+        self.duplicates.begin(ctx.now);
     }
 
     fn complete(&mut self, completion: Completion, _: &mut Context<'_, R>) {
@@ -186,17 +153,18 @@ impl<R: Ring> Agent<R> for Batch {
     }
 
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
-        // First: what this poll takes belongs to the window that `now` is in.
-        let closed = self.close_if_over(ctx.now, ctx.wall, false);
+        // First: what this poll takes belongs to the panes that `now` is in.
+        let closed = self.close_windows(ctx.now, ctx.wall, false);
+        self.duplicates.advance(ctx.now);
         let moved = self.outlet.pump();
         let taken = self.take(ctx.ring);
         self.outlet.flush();
         self.latency.end_poll(taken, ctx.now);
         if self.draining && self.events_held() == 0 {
-            self.close_if_over(ctx.now, ctx.wall, true);
+            self.close_windows(ctx.now, ctx.wall, true);
             self.latency.finish();
         }
-        Work { done: u32::from(closed) + moved + taken, next_deadline: self.next_deadline(ctx.now) }
+        Work { done: closed + moved + taken, next_deadline: self.next_deadline(ctx.now) }
     }
 
     fn drain(&mut self, _: &mut Context<'_, R>) {
@@ -205,7 +173,7 @@ impl<R: Ring> Agent<R> for Batch {
     }
 
     fn is_drained(&self) -> bool {
-        self.draining && self.events_held() == 0 && self.is_written()
+        self.draining && self.events_held() == 0 && self.windows.is_written()
     }
 
     fn holding(&self) -> Holding {

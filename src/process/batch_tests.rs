@@ -1,9 +1,10 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::pool::EventKey;
 use crate::process::handler::WindowHandler;
 use crate::process::test_support::{Bench, FakeRing, TestPool};
-use crate::process::window::ClosedWindow;
+use crate::process::window::{ClosedWindow, WindowDefinition};
 use crate::process::window_log::WindowLogOptions;
 use crate::wire::Priority;
 
@@ -23,7 +24,7 @@ impl WindowHandler for Reporter {
         if let Some(gate) = &self.gate {
             let _ = gate.recv();
         }
-        self.windows.send((window.topic.to_owned(), window.events, window.length)).unwrap();
+        self.windows.send((window.group.to_owned(), window.events, window.length)).unwrap();
     }
 }
 
@@ -38,7 +39,8 @@ fn set(topics_max: usize, gate: Option<mpsc::Receiver<()>>, inlet_events: usize)
     let folder = tempfile::tempdir().unwrap();
     let (mut bench, wiring) = Bench::new(TestPool::new(), inlet_events);
     let (sender, windows) = mpsc::channel();
-    let options = WindowLogOptions { topics_max, ..WindowLogOptions::new(folder.path().join("windows.jsonl")) };
+    let definitions = vec![WindowDefinition { groups_max: topics_max, ..WindowDefinition::topics(WINDOW) }];
+    let options = WindowLogOptions { definitions, ..WindowLogOptions::new(folder.path().join("windows.jsonl")) };
     let handler = Box::new(Reporter { windows: sender, gate });
     let log = WindowLog::open(&options, Some(handler), bench.counters.clone()).unwrap();
     let mut agent = Batch::new(BatchOptions::default(), log, wiring);
@@ -74,7 +76,7 @@ fn a_window_closes_on_time_even_if_nothing_arrives() {
     set.bench.drain(&mut set.agent);
     let lines = set.lines();
     assert_eq!(lines.len(), 2);
-    assert_eq!((&lines[0]["topic"], &lines[0]["body_bytes"], &lines[0]["events_per_s"]), (&"a".into(), &8.into(), &0.4.into()));
+    assert_eq!((&lines[0]["group"], &lines[0]["body_bytes"], &lines[0]["events_per_s"]), (&"a".into(), &8.into(), &0.4.into()));
     assert_eq!(lines[0]["start_unix_ns"], 1_000_001_000_000u64);
     assert_eq!(set.bench.counters.batch.windows_closed.get(), 2);
     assert_eq!(set.bench.counters.window_log.written.get(), 2);
@@ -145,7 +147,7 @@ fn a_full_inlet_stops_the_processor_and_loses_nothing() {
     let mut set = set(16, None, 16);
     (0..300).for_each(|id| set.send(id, "t", b"x"));
     set.bench.poll_all(&mut set.agent);
-    assert!(set.agent.receiver.depth() >= 300 - 16 - POLL_EVENTS_MAX);
+    assert!(set.agent.receiver.depth() >= 300 - 16 - crate::process::POLL_EVENTS_MAX);
     let mut stored = Vec::new();
     while stored.len() < 300 {
         stored.extend(set.bench.store(7));
@@ -167,18 +169,35 @@ fn an_idle_processor_asks_for_no_poll() {
 
 #[test]
 fn a_refused_write_is_counted_and_the_next_one_tried() {
-    // A device that is always full.
-    if !std::path::Path::new("/dev/full").exists() {
-        return eprintln!("skipped: no /dev/full");
-    }
+    let folder = tempfile::tempdir().unwrap();
+    let [here, away] = ["here", "away"].map(|name| folder.path().join(name));
+    std::fs::create_dir(&here).unwrap();
     let (mut bench, wiring) = Bench::new(TestPool::new(), 0);
-    let log = WindowLog::open(&WindowLogOptions::new("/dev/full"), None, bench.counters.clone()).unwrap();
+    let log = WindowLog::open(&WindowLogOptions::new(here.join("windows.jsonl")), None, bench.counters.clone()).unwrap();
     let mut agent = Batch::new(BatchOptions::default(), log, wiring);
     bench.start(&mut agent);
-    for id in 0..2 {
-        bench.send_new(Priority::Batch, id, "t", b"");
+    for (id, (from, to)) in [(&here, &away), (&away, &here)].into_iter().enumerate() {
+        // Without its folder the file can't be opened.
+        std::fs::rename(from, to).unwrap();
+        bench.send_new(Priority::Batch, id as u64, "t", b"");
         bench.drain(&mut agent);
     }
-    assert_eq!((bench.counters.window_log.lost.get(), bench.counters.window_log.written.get()), (2, 0));
+    assert_eq!((bench.counters.window_log.lost.get(), bench.counters.window_log.written.get()), (1, 1));
     assert_eq!(bench.pool.terms().handled, 2);
+}
+
+#[test]
+fn a_replayed_event_is_counted_into_its_window_and_stored_once() {
+    let mut set = set(16, None, 256);
+    for (id, key) in [(0, 7), (1, 8), (2, 7)] {
+        set.bench.send_keyed(Priority::Low, id, "a", b"12345", EventKey::new(key));
+    }
+    set.bench.poll_all(&mut set.agent);
+    set.bench.store(64);
+    set.bench.send_keyed(Priority::Low, 3, "a", b"12345", EventKey::new(8));
+    set.bench.drain(&mut set.agent);
+    assert_eq!(set.bench.stored, [0, 1]);
+    assert_eq!(set.bench.pool.terms().duplicate, 2);
+    let (topic, events, _) = set.windows.recv().unwrap();
+    assert_eq!((topic.as_str(), events), ("a", 2));
 }

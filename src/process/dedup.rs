@@ -1,9 +1,9 @@
-//! Which events were seen before: a fixed table of keys, one cache line per look-up.
+//! Which keys were seen before: a fixed table, one cache line for most look-ups.
 //!
 //! ```text
-//! key = xxh3-128(secret; topic, body)      bucket = key's high half, scaled to the number of buckets
+//! key (keyed 128-bit hash, [`super::identity`])        home bucket = the key's high half, scaled to the number of buckets
 //!
-//! bucket, 64 bytes:  key 0 | key 1 | key 2 (16 each) | push index 0, 1, 2 (4 each) | meta: 3 x (generation 8 bits, state 2 bits)
+//! bucket, 64 bytes:  key 0 | key 1 | key 2 (16 each) | push index 0, 1, 2 (4 each) | meta: 3 x (step 8 bits, state 2 bits), spilled
 //!
 //!            admit                hand_over                progress > push index
 //! (absent) ────────► Pending ───────────────► Handed ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄► committed
@@ -11,44 +11,51 @@
 //!     └─────────────────┴─────────────────────────┘
 //! ```
 //!
+//! A key whose home is full goes to one of the next buckets, as many as [`DedupOptions::probe_buckets`] says with the home, and each bucket it
+//! passes is marked *spilled*; a look-up goes on past a bucket only where the mark is set. A table that is flooded probes its home only: at
+//! rates that fill it, marks and second lines would cost each event more than the few keys that they save are worth.
+//!
 //! Invariants:
-//! - **D1** A key is in at most one place of its bucket.
-//! - **D2** A pending key neither expires nor is evicted, unless all three of its bucket are pending (counted).
+//! - **D1** A key is in at most one place, none of its buckets between home and that place is without the mark. An empty place holds key 0,
+//!   which no event has.
+//! - **D2** A pending key neither expires nor is evicted, unless all in the probed buckets are pending (counted).
 //! - **D3** A handed key is a duplicate for at least the window and at most 9/8 of it, counted from its hand-over: time goes in steps of an
 //!   eighth, and an entry carries the low 8 bits of its step. A duplicate does not prolong it.
-//! - **D4** The step bits never come round: `sweep` visits each bucket within [`SWEEP_STEPS`] steps (256 are needed to come
-//!   round), and a clock that jumped further empties the table of all but pending keys.
+//! - **D4** The step bits never come round: a sweep visits each bucket once a window (256 steps are needed to come round), and a clock
+//!   that jumped further empties the table of all but pending keys. Where the sweep finds nobody behind a mark, it takes the mark away.
 //! - **D5** An uncommitted key is one of the few that lie between the appender's progress and the last push, so the low 32 bits of
-//!   its push index are enough to tell. It is not evicted while others can be.
+//!   its push index are enough to tell. It is not evicted while a committed one in the probed buckets can be.
+//! - **D6** While the table holds fewer keys than its capacity (two of three places), a key is evicted only if all places of its
+//!   probed buckets are taken; there it is the oldest that goes. From then on the oldest of the home bucket goes, and the window is
+//!   what [`Dedup::real_window`] says.
 //!
-//! A full bucket evicts the entry with the oldest step; where keys fill the table to its capacity (two of three places on average) about a
-//! tenth of them leave early, at half of it under a fortieth. At rates above capacity / window the window is what
-//! [`DedupOptions::effective_window`] says.
-//!
-//! The key is a keyed hash: the secret (192 random bytes per process) keeps a sender from preparing topics and bodies that collide. xxh3 is no
-//! cryptographic hash; who can time the engine closely may learn about its buckets. Two different events fall
-//! together with probability 2^-128 per pair. Source of the hash: Yann Collet's xxHash specification.
+//! Of 100 keys that come to fill a table to its capacity, about 10 leave early with one bucket probed (of those that fill half of it, 2); with 16
+//! none until three quarters are full, then one in ten thousand.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::num::NonZeroU128;
 
-use xxhash_rust::xxh3::xxh3_128_with_secret;
-
-use crate::pool::{Event, SharedPool};
 use crate::sys::clock::Nanos;
+use crate::sys::memory::advise_huge_pages;
 use crate::sys::prefetch::prefetch_read;
 
 /// Steps in a window.
 const STEPS_PER_WINDOW: u64 = 8;
-
-/// Within how many steps a sweep visits every bucket (D4).
-pub const SWEEP_STEPS: u64 = 64;
 
 /// Buckets swept in one poll: 4 KiB, about a microsecond.
 const SWEEP_BUCKETS_PER_POLL: usize = 64;
 
 const WAYS: usize = 3;
 const ENTRY_BITS: u32 = 10;
-const SECRET_BYTES: usize = 192;
+const SPILLED: u32 = 1 << 31;
+
+/// How gladly a place is given to a new key: the class in the high bits, the age in the low eight.
+mod rank {
+    pub(super) const EMPTY: u32 = 4 << 8;
+    /// Free as well: its window is over.
+    pub(super) const EXPIRED: u32 = 3 << 8;
+    pub(super) const COMMITTED: u32 = 2 << 8;
+    pub(super) const UNCOMMITTED: u32 = 1 << 8;
+}
 
 /// The numbers of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +64,21 @@ pub struct DedupOptions {
     pub capacity_keys: usize,
     /// How long a key is remembered, at least 8 ns. Default one hour.
     pub window: Nanos,
+    /// Buckets of three places that a key may be in: its home and those that follow, at least 1. Default 1.
+    pub probe_buckets: usize,
 }
 
 impl Default for DedupOptions {
     fn default() -> Self {
-        Self { capacity_keys: 1_000_000, window: Nanos::from_millis(3_600_000) }
+        Self { capacity_keys: 1_000_000, window: Nanos::from_millis(3_600_000), probe_buckets: 1 }
     }
 }
 
 impl DedupOptions {
+    /// For idempotency keys: of a replay of a hundred thousand dead letters none leaves early.
+    pub const KEYED: DedupOptions =
+        DedupOptions { capacity_keys: 131_072, window: Nanos::from_millis(3_600_000), probe_buckets: 16 };
+
     /// The window that this capacity really gives at a rate of new keys.
     pub fn effective_window(&self, keys_per_s: u64) -> Nanos {
         let by_capacity = (self.capacity_keys as u128 * 1_000_000_000).checked_div(u128::from(keys_per_s));
@@ -77,18 +90,30 @@ impl DedupOptions {
         self.buckets() * size_of::<Bucket>()
     }
 
-    fn buckets(&self) -> usize {
+    fn homes(&self) -> usize {
         self.capacity_keys.div_ceil(2).max(1)
+    }
+
+    fn buckets(&self) -> usize {
+        self.homes() + self.probe_buckets - 1
     }
 }
 
-/// An event's identity: what it says, not when it came.
+/// What tells an event from others: not what it says or when it came, but a hash of what makes it itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct DedupKey(u128);
+pub struct DedupKey(NonZeroU128);
+
+impl DedupKey {
+    /// The key of a hash that no sender can steer ([`super::identity`]).
+    #[inline]
+    pub fn new(hash: u128) -> Self {
+        Self(NonZeroU128::new(hash).unwrap_or(NonZeroU128::MIN))
+    }
+}
 
 /// What the table says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub enum Seen {
     /// Not seen within the window; it is pending now.
     New,
     /// Its event is being processed, or handed over and not yet written.
@@ -99,11 +124,11 @@ pub(crate) enum Seen {
 
 /// How far the appender is with what was handed to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub struct Progress {
     /// Events pushed so far.
-    pub(crate) delivered: u64,
+    pub delivered: u64,
     /// Of these, written.
-    pub(crate) committed: u64,
+    pub committed: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +138,7 @@ enum State {
     Handed = 2,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Bucket {
     keys: [u128; WAYS],
@@ -144,37 +169,78 @@ impl Bucket {
         self.meta = self.meta & !(0x3ff << shift) | (u32::from(step) | (state as u32) << 8) << shift;
     }
 
+    fn clear(&mut self, way: usize) {
+        self.keys[way] = 0;
+        self.set(way, State::Empty, 0);
+    }
+
+    fn has_spilled(&self) -> bool {
+        self.meta & SPILLED != 0
+    }
+
+    /// Without branches: which of the ways hits is anybody's guess.
     #[inline]
     fn find(&self, key: DedupKey) -> Option<usize> {
-        (0..WAYS).find(|way| self.keys[*way] == key.0 && self.state(*way) != State::Empty)
+        let hits = (0..WAYS).fold(0, |hits, way| hits | u32::from(self.keys[way] == key.0.get()) << way);
+        (hits != 0).then(|| hits.trailing_zeros() as usize)
     }
 
-    /// Frees handed entries whose window is over at `step` (D3).
-    fn expire(&mut self, step: u8) {
-        for way in 0..WAYS {
-            if self.state(way) == State::Handed && u64::from(step.wrapping_sub(self.step(way))) > STEPS_PER_WINDOW {
-                self.set(way, State::Empty, 0);
+    #[inline]
+    fn age(&self, way: usize, step: u8) -> u32 {
+        u32::from(step.wrapping_sub(self.step(way)))
+    }
+
+    /// The place to give away, and its rank. In a full table each event asks, hence arithmetic instead of branches.
+    #[inline]
+    fn best(&self, step: u8, progress: Progress) -> (usize, u32) {
+        let (mut best_way, mut best) = (0, self.rank(0, step, progress));
+        for way in 1..WAYS {
+            let rank = self.rank(way, step, progress);
+            if rank > best {
+                (best_way, best) = (way, rank);
             }
         }
+        (best_way, best)
     }
 
-    /// Frees all but pending entries.
-    fn wipe(&mut self) {
-        (0..WAYS).for_each(|way| {
-            if self.state(way) == State::Handed {
-                self.set(way, State::Empty, 0);
+    #[inline]
+    fn rank(&self, way: usize, step: u8, progress: Progress) -> u32 {
+        let (state, age) = (self.meta >> (way as u32 * ENTRY_BITS + 8) & 3, self.age(way, step));
+        let handed = u32::from(state == State::Handed as u32);
+        let is_over = handed & u32::from(age > STEPS_PER_WINDOW as u32);
+        let is_committed = handed & u32::from(!is_uncommitted(self.push_index[way], progress));
+        let is_empty = u32::from(state == State::Empty as u32);
+        let class = (handed + is_committed).max(3 * is_over).max(4 * is_empty);
+        class << 8 | age
+    }
+
+    /// Frees the handed entries that `which` chooses. Returns how many.
+    fn free(&mut self, which: impl Fn(&Self, usize) -> bool) -> u64 {
+        let mut freed = 0;
+        for way in 0..WAYS {
+            if self.state(way) == State::Handed && which(self, way) {
+                self.clear(way);
+                freed += 1;
             }
-        });
+        }
+        freed
     }
 }
 
 /// The table. See the module doc.
-pub(crate) struct Dedup {
+#[derive(Debug)]
+pub struct Dedup {
     buckets: Box<[Bucket]>,
-    secret: [u8; SECRET_BYTES],
+    homes: usize,
+    options: DedupOptions,
     step_ns: u64,
-    /// The present step, since the clock's zero.
+    /// The time last told, and its step since the clock's zero.
+    now: Nanos,
     step: u64,
+    /// New keys in each of the last steps, by step modulo their number.
+    taken: [u64; STEPS_PER_WINDOW as usize],
+    /// Places taken, those included whose window is over and that no sweep has freed.
+    held: u64,
     /// The next bucket to sweep, and how many are due.
     sweep_next: usize,
     sweep_due: usize,
@@ -184,12 +250,16 @@ pub(crate) struct Dedup {
 
 impl Dedup {
     /// Takes all its memory now.
-    pub(crate) fn new(options: &DedupOptions) -> Self {
+    pub fn new(options: &DedupOptions) -> Self {
         Self {
-            buckets: vec![Bucket::EMPTY; options.buckets()].into_boxed_slice(),
-            secret: random_secret(),
+            buckets: empty_buckets(options.buckets()),
+            homes: options.homes(),
+            options: *options,
             step_ns: (options.window.0 / STEPS_PER_WINDOW).max(1),
+            now: Nanos(0),
             step: 0,
+            taken: [0; STEPS_PER_WINDOW as usize],
+            held: 0,
             sweep_next: 0,
             sweep_due: 0,
             evictions: 0,
@@ -197,121 +267,206 @@ impl Dedup {
         }
     }
 
-    /// The key of an event. The topic's length is mixed in, as `ab` + `c` and `a` + `bc` are different events.
     #[inline]
-    pub(crate) fn key(&self, pool: &SharedPool, event: &Event) -> DedupKey {
-        self.key_of(pool.payload(event), pool.header(event).topic_len)
-    }
-
-    fn key_of(&self, payload: &[u8], topic_len: u16) -> DedupKey {
-        let mixed = u128::from(topic_len).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        DedupKey(xxh3_128_with_secret(payload, &self.secret) ^ mixed)
-    }
-
-    #[inline]
-    fn place(&self, key: DedupKey) -> usize {
-        let high = (key.0 >> 64) as u64;
-        ((u128::from(high) * self.buckets.len() as u128) >> 64) as usize
+    fn home(&self, key: DedupKey) -> usize {
+        home(key, self.homes)
     }
 
     /// Fetches the key's bucket ahead of [`Dedup::admit`].
     #[inline]
-    pub(crate) fn prefetch(&self, key: DedupKey) {
-        prefetch_read(&self.buckets[self.place(key)]);
+    pub fn prefetch(&self, key: DedupKey) {
+        prefetch_read(&self.buckets[self.home(key)]);
     }
 
     /// Says what time it is before the first look-up, so that the table has not *slept* since the clock's zero.
-    pub(crate) fn begin(&mut self, now: Nanos) {
-        self.step = now.0 / self.step_ns;
+    pub fn begin(&mut self, now: Nanos) {
+        (self.now, self.step) = (now, now.0 / self.step_ns);
     }
 
     /// Moves time on, and does a bounded piece of the sweep that this makes due. Once per poll, before `admit`.
-    pub(crate) fn advance(&mut self, now: Nanos) {
-        let step = now.0 / self.step_ns;
-        let passed = step.saturating_sub(self.step);
-        self.step = self.step.max(step);
-        let per_step = self.buckets.len().div_ceil(SWEEP_STEPS as usize);
-        if passed > SWEEP_STEPS {
-            // D4: asleep for eight windows or more. Everything handed is out of its window.
-            self.buckets.iter_mut().for_each(Bucket::wipe);
+    #[inline]
+    pub fn advance(&mut self, now: Nanos) {
+        self.now = self.now.max(now);
+        let passed = (self.now.0 / self.step_ns).saturating_sub(self.step);
+        if passed > 0 {
+            self.begin_step(passed);
+        }
+        if self.sweep_due > 0 {
+            self.sweep();
+        }
+    }
+
+    fn begin_step(&mut self, passed: u64) {
+        for step in self.step + 1..=self.step + passed.min(STEPS_PER_WINDOW) {
+            self.taken[(step % STEPS_PER_WINDOW) as usize] = 0;
+        }
+        self.step += passed;
+        if self.held == 0 {
+            self.sweep_due = 0;
+        } else if passed > STEPS_PER_WINDOW {
+            // D4: asleep for a window or more, so everything handed is out of its window.
+            let freed: u64 = self.buckets.iter_mut().map(|bucket| bucket.free(|_, _| true)).sum();
+            self.held -= freed;
             self.sweep_due = 0;
         } else {
+            let per_step = self.buckets.len().div_ceil(STEPS_PER_WINDOW as usize);
             self.sweep_due = (self.sweep_due + passed as usize * per_step).min(self.buckets.len());
         }
+    }
+
+    fn sweep(&mut self) {
+        let step = self.step as u8;
         for _ in 0..self.sweep_due.min(SWEEP_BUCKETS_PER_POLL) {
-            self.buckets[self.sweep_next].expire(self.step as u8);
-            self.sweep_next = (self.sweep_next + 1) % self.buckets.len();
+            let at = self.sweep_next;
+            self.held -= self.buckets[at].free(|bucket, way| bucket.age(way, step) > STEPS_PER_WINDOW as u32);
+            if self.buckets[at].has_spilled() && !self.is_passed_by(at) {
+                self.buckets[at].meta &= !SPILLED;
+            }
+            self.sweep_next = (at + 1) % self.buckets.len();
             self.sweep_due -= 1;
         }
     }
 
-    /// When the next sweep is due (D4).
-    pub(crate) fn deadline(&self, now: Nanos) -> Nanos {
-        if self.sweep_due > 0 { now } else { Nanos((self.step + 1) * self.step_ns) }
+    /// Whether a key in the next bucket, or perhaps one further on, has come past this one.
+    fn is_passed_by(&self, at: usize) -> bool {
+        let (next, homes) = (&self.buckets[at + 1], self.homes);
+        let stranger = |key: &u128| NonZeroU128::new(*key).is_some_and(|key| home(DedupKey(key), homes) != at + 1);
+        next.has_spilled() || next.keys.iter().any(stranger)
+    }
+
+    /// When the next sweep is due (D4); an empty table needs none.
+    pub fn deadline(&self, now: Nanos) -> Option<Nanos> {
+        let at = if self.sweep_due > 0 { now } else { Nanos((self.step + 1) * self.step_ns) };
+        (self.held > 0).then_some(at)
+    }
+
+    /// Where a key is: bucket and way (D1).
+    #[inline]
+    fn locate(&self, key: DedupKey) -> Option<(usize, usize)> {
+        let home = self.home(key);
+        let mut at = home;
+        loop {
+            let bucket = &self.buckets[at];
+            if let Some(way) = bucket.find(key) {
+                return Some((at, way));
+            }
+            at += 1;
+            if !bucket.has_spilled() || at == home + self.options.probe_buckets {
+                return None;
+            }
+        }
     }
 
     /// Asks for a key, and makes it pending if it is new.
     #[inline]
-    pub(crate) fn admit(&mut self, key: DedupKey, progress: Progress) -> Seen {
-        let (place, step) = (self.place(key), self.step as u8);
-        let bucket = &mut self.buckets[place];
-        bucket.expire(step);
-        if let Some(way) = bucket.find(key) {
-            let is_committed = bucket.state(way) == State::Handed && !is_uncommitted(bucket.push_index[way], progress);
-            return if is_committed { Seen::Committed } else { Seen::Pending };
+    pub fn admit(&mut self, key: DedupKey, progress: Progress) -> Seen {
+        let step = self.step as u8;
+        if let Some((at, way)) = self.locate(key) {
+            let bucket = &mut self.buckets[at];
+            let is_handed = bucket.state(way) == State::Handed;
+            if !is_handed || bucket.age(way, step) <= STEPS_PER_WINDOW as u32 {
+                let is_committed = is_handed && !is_uncommitted(bucket.push_index[way], progress);
+                return if is_committed { Seen::Committed } else { Seen::Pending };
+            }
+            bucket.set(way, State::Pending, step);
+        } else {
+            let home = self.home(key);
+            let (way, rank) = self.buckets[home].best(step, progress);
+            let is_free = rank >= rank::EXPIRED;
+            let (at, way, rank) = if is_free { (home, way, rank) } else { self.make_room(home, (way, rank), progress) };
+            self.held += u64::from(rank >= rank::EMPTY);
+            let bucket = &mut self.buckets[at];
+            bucket.keys[way] = key.0.get();
+            bucket.set(way, State::Pending, step);
         }
-        let way = match (0..WAYS).find(|way| bucket.state(*way) == State::Empty) {
-            Some(way) => way,
-            None => self.evict(place, progress),
-        };
-        let bucket = &mut self.buckets[place];
-        bucket.keys[way] = key.0;
-        bucket.set(way, State::Pending, step);
+        self.taken[(self.step % STEPS_PER_WINDOW) as usize] += 1;
         Seen::New
     }
 
-    /// Chooses who makes room in a full bucket (D2, D5): the oldest committed one, else the oldest handed one, else the oldest.
-    #[cold]
-    fn evict(&mut self, place: usize, progress: Progress) -> usize {
-        let (bucket, step) = (&self.buckets[place], self.step as u8);
-        let rank = |way: usize| -> (u8, u8) {
-            let class = match bucket.state(way) {
-                State::Pending => 0,
-                _ if is_uncommitted(bucket.push_index[way], progress) => 1,
-                _ => 2,
-            };
-            (class, step.wrapping_sub(bucket.step(way)))
-        };
-        let way = (0..WAYS).max_by_key(|way| rank(*way)).expect("a bucket has ways");
-        self.evictions += 1;
-        self.pending_evictions += u64::from(bucket.state(way) == State::Pending);
-        way
+    /// A place for a key whose home is full: a free one in the next buckets, or that of the key that loses it (D2, D5, D6). The best of
+    /// the home bucket is known already. Returns bucket, way and rank.
+    #[inline]
+    fn make_room(&mut self, home: usize, (way, rank): (usize, u32), progress: Progress) -> (usize, usize, u32) {
+        let is_crowded = self.held >= self.options.capacity_keys as u64;
+        let mut best = (home, way, rank);
+        for at in home + 1..home + self.options.probe_buckets {
+            let is_good_enough = best.2 >= rank::EXPIRED || (is_crowded && best.2 >= rank::COMMITTED);
+            if is_good_enough {
+                break;
+            }
+            let (way, rank) = self.buckets[at].best(self.step as u8, progress);
+            if rank > best.2 {
+                best = (at, way, rank);
+            }
+        }
+        self.buckets[home..best.0].iter_mut().for_each(|passed| passed.meta |= SPILLED);
+        self.evictions += u64::from(best.2 < rank::EXPIRED);
+        self.pending_evictions += u64::from(best.2 < rank::UNCOMMITTED);
+        best
     }
 
     /// The key's event was pushed to its inlet. Its window begins. A key that was evicted meanwhile stays away.
     #[inline]
-    pub(crate) fn hand_over(&mut self, key: DedupKey, push_index: u64) {
-        let (place, step) = (self.place(key), self.step as u8);
-        let bucket = &mut self.buckets[place];
-        if let Some(way) = bucket.find(key) {
+    pub fn hand_over(&mut self, key: DedupKey, push_index: u64) {
+        if let Some((at, way)) = self.locate(key) {
+            let bucket = &mut self.buckets[at];
             bucket.push_index[way] = push_index as u32;
-            bucket.set(way, State::Handed, step);
+            bucket.set(way, State::Handed, self.step as u8);
         }
     }
 
     /// The key's event was lost: who sends it again shall be heard.
-    pub(crate) fn forget(&mut self, key: DedupKey) {
-        let place = self.place(key);
-        let bucket = &mut self.buckets[place];
-        if let Some(way) = bucket.find(key) {
-            bucket.set(way, State::Empty, 0);
+    pub fn forget(&mut self, key: DedupKey) {
+        if let Some((at, way)) = self.locate(key) {
+            self.buckets[at].clear(way);
+            self.held -= 1;
         }
     }
 
     /// Keys that left early, and how many of them were pending.
-    pub(crate) fn evictions(&self) -> (u64, u64) {
+    pub fn evictions(&self) -> (u64, u64) {
         (self.evictions, self.pending_evictions)
     }
+
+    /// Its numbers.
+    pub fn options(&self) -> &DedupOptions {
+        &self.options
+    }
+
+    /// Places taken.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// How far back the table reaches at the rate at which new keys really came: the configured window, or less if more keys than the capacity came
+    /// within it.
+    pub fn real_window(&self) -> Nanos {
+        let (mut left, mut window) = (self.options.capacity_keys as u64, Nanos(0));
+        for back in 0..STEPS_PER_WINDOW.min(self.step + 1) {
+            let taken = self.taken[((self.step - back) % STEPS_PER_WINDOW) as usize];
+            let length = if back == 0 { self.now.0 - self.step * self.step_ns } else { self.step_ns };
+            if taken > left {
+                return window + Nanos((u128::from(length) * u128::from(left) / u128::from(taken)) as u64);
+            }
+            (left, window) = (left - taken, window + Nanos(length));
+        }
+        self.options.window
+    }
+}
+
+/// In huge pages where the host gives them on request: each look-up is in a page of its own, and pays a page walk.
+fn empty_buckets(count: usize) -> Box<[Bucket]> {
+    let mut buckets = Vec::with_capacity(count);
+    advise_huge_pages(buckets.spare_capacity_mut());
+    buckets.resize(count, Bucket::EMPTY);
+    buckets.into_boxed_slice()
+}
+
+/// The first bucket to look for a key in; those behind the last home are only for what spills.
+#[inline]
+fn home(key: DedupKey, homes: usize) -> usize {
+    let high = (key.0.get() >> 64) as u64;
+    ((u128::from(high) * homes as u128) >> 64) as usize
 }
 
 /// D5: whether an index, known by its low half, lies between what is written and what was pushed.
@@ -319,20 +474,6 @@ impl Dedup {
 fn is_uncommitted(push_index: u32, progress: Progress) -> bool {
     let open = progress.delivered.saturating_sub(progress.committed);
     u64::from(push_index.wrapping_sub(progress.committed as u32)) < open
-}
-
-/// 192 bytes that no sender knows: the standard library's hash keys come from the operating system's random source.
-fn random_secret() -> [u8; SECRET_BYTES] {
-    let mut secret = [0; SECRET_BYTES];
-    for chunk in secret.chunks_exact_mut(8) {
-        chunk.copy_from_slice(&random_u64().to_le_bytes());
-    }
-    secret
-}
-
-/// A number that no sender knows. At start only.
-pub(crate) fn random_u64() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]

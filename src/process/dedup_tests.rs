@@ -7,24 +7,53 @@ use super::*;
 const NOTHING: Progress = Progress { delivered: 0, committed: 0 };
 
 fn table(capacity_keys: usize, window_ns: u64) -> Dedup {
-    Dedup::new(&DedupOptions { capacity_keys, window: Nanos(window_ns) })
+    Dedup::new(&DedupOptions { capacity_keys, window: Nanos(window_ns), ..DedupOptions::default() })
 }
 
-/// Keys that all fall into the first bucket of any table.
+/// One that probes further.
+fn far_table(capacity_keys: usize, window_ns: u64) -> Dedup {
+    Dedup::new(&DedupOptions { capacity_keys, window: Nanos(window_ns), ..DedupOptions::KEYED })
+}
+
+/// Places for keys of one home.
+const PLACES: u64 = (DedupOptions::KEYED.probe_buckets * WAYS) as u64;
+
+/// Keys that all have the first bucket of any table as their home.
 fn colliding(n: u64) -> DedupKey {
-    DedupKey(u128::from(n) + 1)
+    DedupKey::new(u128::from(n) + 1)
 }
 
-#[test]
-fn same_bytes_with_another_border_between_topic_and_body_are_another_event() {
-    let table = table(16, 800);
-    assert_ne!(table.key_of(b"abc", 1), table.key_of(b"abc", 2));
-    assert_eq!(table.key_of(b"abc", 1), table.key_of(b"abc", 1));
+/// Keys spread over the table (SplitMix64).
+fn spread(n: u64) -> DedupKey {
+    let mut mixed = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    DedupKey::new((u128::from(mixed ^ mixed >> 31) << 64) | (u128::from(n) + 1))
 }
 
-#[test]
-fn keys_differ_between_processes() {
-    assert_ne!(table(16, 800).key_of(b"abc", 1), table(16, 800).key_of(b"abc", 1));
+/// Every key as an event that is stored at once.
+fn store(table: &mut Dedup, keys: impl Iterator<Item = DedupKey>) {
+    for (index, key) in (0..).zip(keys) {
+        let done = Progress { delivered: index, committed: index };
+        assert_eq!(table.admit(key, done), Seen::New);
+        table.hand_over(key, index);
+    }
+}
+
+/// What the invariants say of a table at rest.
+fn check(table: &Dedup) {
+    let mut held = 0;
+    for (at, bucket) in table.buckets.iter().enumerate() {
+        for way in 0..WAYS {
+            assert_eq!(bucket.keys[way] == 0, bucket.state(way) == State::Empty, "D1");
+            let Some(key) = NonZeroU128::new(bucket.keys[way]).map(DedupKey) else { continue };
+            held += 1;
+            let home = table.home(key);
+            assert!((home..home + table.options.probe_buckets).contains(&at), "D1");
+            assert!(table.buckets[home..at].iter().all(|passed| passed.has_spilled() && passed.find(key).is_none()), "D1");
+        }
+    }
+    assert_eq!(table.held, held);
 }
 
 #[test]
@@ -91,11 +120,83 @@ fn an_uncommitted_key_is_evicted_only_after_committed_ones() {
 }
 
 #[test]
-fn three_pending_keys_make_room_for_a_fourth_and_that_is_counted() {
-    let mut table = table(2, 800);
-    (0..4).for_each(|n| assert_eq!(table.admit(colliding(n), NOTHING), Seen::New));
+fn keys_that_collide_find_room_in_the_next_buckets_and_a_sweep_forgets_the_way_there() {
+    let mut table = far_table(1000, 800);
+    store(&mut table, (0..PLACES).map(colliding));
+    check(&table);
+    let done = Progress { delivered: PLACES, committed: PLACES };
+    (0..PLACES).for_each(|n| assert_eq!(table.admit(colliding(n), done), Seen::Committed));
+    assert_eq!(table.evictions(), (0, 0));
+    assert_eq!(table.admit(colliding(PLACES), done), Seen::New);
+    assert_eq!(table.evictions(), (1, 0), "all places were taken");
+    table.forget(colliding(PLACES));
+    check(&table);
+    // One that never expires keeps the sweep going. Each pass finds the last mark of the chain without need.
+    table.admit(spread(0), done);
+    for step in 1..=400 {
+        table.advance(Nanos(step * 100));
+        while table.sweep_due > 0 {
+            table.advance(Nanos(step * 100));
+        }
+    }
+    assert!(table.held == 1 && table.buckets.iter().all(|bucket| !bucket.has_spilled()));
+}
+
+#[test]
+fn a_pending_key_is_evicted_only_where_all_are_pending_and_that_is_counted() {
+    let mut table = far_table(2, 800);
+    (0..PLACES).for_each(|n| assert_eq!(table.admit(colliding(n), NOTHING), Seen::New));
+    assert_eq!(table.evictions(), (0, 0));
+    assert_eq!(table.admit(colliding(PLACES), NOTHING), Seen::New);
     assert_eq!(table.evictions(), (1, 1));
-    (0..4).for_each(|n| table.hand_over(colliding(n), n));
+    (0..=PLACES).for_each(|n| table.hand_over(colliding(n), n));
+    check(&table);
+}
+
+#[test]
+fn up_to_its_capacity_a_table_evicts_next_to_nothing_and_beyond_it_what_is_counted() {
+    const KEYS: u64 = 100_000;
+    let done = Progress { delivered: KEYS, committed: KEYS };
+    let mut table = far_table(KEYS as usize, 800_000);
+    store(&mut table, (0..KEYS / 4 * 3).map(spread));
+    assert_eq!(table.evictions(), (0, 0), "three quarters: none");
+    (0..KEYS / 4 * 3).for_each(|n| assert_eq!(table.admit(spread(n), done), Seen::Committed));
+    store(&mut table, (KEYS / 4 * 3..KEYS).map(spread));
+    let (evicted, _) = table.evictions();
+    assert!(evicted <= KEYS / 2_000, "full: {evicted}");
+    store(&mut table, (KEYS..4 * KEYS).map(spread));
+    check(&table);
+    let (evicted, pending) = table.evictions();
+    assert_eq!((evicted + table.held(), pending), (4 * KEYS, 0), "each key is here, or was counted when it left");
+    assert!(table.held() <= KEYS * 3 / 2 + PLACES);
+}
+
+#[test]
+fn with_one_bucket_probed_a_half_full_table_has_evicted_two_in_a_hundred() {
+    let mut table = table(100_000, 800_000);
+    store(&mut table, (0..50_000).map(spread));
+    let (evicted, _) = table.evictions();
+    assert!((500..2_000).contains(&evicted), "{evicted}");
+    check(&table);
+}
+
+#[test]
+fn the_real_window_is_the_configured_one_until_more_keys_came_within_it_than_fit() {
+    let mut table = table(1_000, 8_000);
+    table.begin(Nanos(8_000_000));
+    assert_eq!(table.real_window(), Nanos(8_000));
+    store(&mut table, (0..1_000).map(spread));
+    table.advance(Nanos(8_000_500));
+    assert_eq!(table.real_window(), Nanos(8_000), "a thousand fit");
+    store(&mut table, (1_000..2_000).map(spread));
+    assert_eq!(table.real_window(), Nanos(250), "2,000 in 500 ns, so the last thousand took half of that");
+    // Six steps of 1,000 ns later: 500 in this one, of the other 500 a quarter of the 2,000 six steps ago.
+    table.advance(Nanos(8_006_000));
+    store(&mut table, (2_000..2_500).map(spread));
+    table.advance(Nanos(8_006_600));
+    assert_eq!(table.real_window(), Nanos(600 + 5_000 + 250));
+    table.advance(Nanos(8_009_000));
+    assert_eq!(table.real_window(), Nanos(8_000), "out of the window");
 }
 
 #[test]
@@ -112,29 +213,26 @@ fn step_bits_that_came_round_do_not_revive_a_key() {
 }
 
 #[test]
-fn sweep_reaches_every_bucket_within_its_bound() {
+fn sweep_reaches_every_bucket_within_a_window() {
     let mut table = table(100_000, 800);
-    (0..1000u64).for_each(|n| {
-        let key = DedupKey(u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | 1);
-        table.admit(key, NOTHING);
-        table.hand_over(key, n);
-    });
-    for step in 1..=2 * SWEEP_STEPS {
+    store(&mut table, (0..1000).map(spread));
+    for step in 1..=2 * STEPS_PER_WINDOW + 1 {
         table.advance(Nanos(step * 100));
         while table.sweep_due > 0 {
             table.advance(Nanos(step * 100));
         }
     }
-    assert!(table.buckets.iter().all(|b| (0..WAYS).all(|way| b.state(way) == State::Empty)));
+    assert_eq!(table.held(), 0);
+    check(&table);
 }
 
 #[test]
 fn effective_window_is_the_smaller_of_time_and_capacity() {
-    let options = DedupOptions { capacity_keys: 1_000_000, window: Nanos::from_millis(3_600_000) };
+    let options = DedupOptions::default();
     assert_eq!(options.effective_window(0), options.window);
     assert_eq!(options.effective_window(100), options.window);
     assert_eq!(options.effective_window(1_000_000), Nanos::from_millis(1_000));
-    assert_eq!(options.table_bytes(), 32_000_000);
+    assert_eq!(options.table_bytes(), 500_000 * 64);
 }
 
 #[derive(Clone, Debug)]
@@ -145,54 +243,68 @@ enum Step {
     Pass(u16),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+/// Steps with keys below a number.
+fn steps(keys: u8) -> impl Strategy<Value = Vec<Step>> {
     let one = prop_oneof![
-        6 => any::<u8>().prop_map(Step::Admit),
-        4 => any::<u8>().prop_map(Step::HandOver),
-        1 => any::<u8>().prop_map(Step::Forget),
+        6 => (0..keys).prop_map(Step::Admit),
+        4 => (0..keys).prop_map(Step::HandOver),
+        1 => (0..keys).prop_map(Step::Forget),
         2 => (0u16..300).prop_map(Step::Pass),
         1 => (0u16..60_000).prop_map(Step::Pass),
     ];
     prop::collection::vec(one, 1..400)
 }
 
-proptest! {
-    /// In a table large enough that nothing is evicted: exactly what a map of (key → pending, or step of its hand-over) says.
-    #[test]
-    fn table_agrees_with_a_map_with_expiry(steps in steps()) {
-        let mut table = table(64 * 1024, 800);
-        let mut model: HashMap<u8, Option<u64>> = HashMap::new();
-        let (mut now, mut pushed) = (0u64, 0u64);
-        for step in steps {
-            table.advance(Nanos(now));
-            let age = |handed: &Option<u64>| handed.map_or(0, |at| now / 100 - at);
-            model.retain(|_, handed| age(handed) <= STEPS_PER_WINDOW);
-            let progress = Progress { delivered: pushed, committed: pushed };
-            match step {
-                Step::Admit(n) => {
-                    let key = table.key_of(&[n], 1);
-                    let expected = match model.get(&n) {
-                        None => Seen::New,
-                        Some(None) => Seen::Pending,
-                        Some(Some(_)) => Seen::Committed,
-                    };
-                    prop_assert_eq!(table.admit(key, progress), expected);
-                    model.entry(n).or_insert(None);
-                }
-                Step::HandOver(n) => {
-                    if let Some(handed @ None) = model.get_mut(&n) {
-                        table.hand_over(table.key_of(&[n], 1), pushed);
-                        pushed += 1;
-                        *handed = Some(now / 100);
-                    }
-                }
-                Step::Forget(n) => {
-                    table.forget(table.key_of(&[n], 1));
-                    model.remove(&n);
-                }
-                Step::Pass(ns) => now += u64::from(ns),
+/// Exactly what a map of (key → pending, or step of its hand-over) says, as long as nothing has to be evicted.
+fn table_agrees_with_a_map(steps: Vec<Step>, key: impl Fn(u8) -> DedupKey) -> Result<(), TestCaseError> {
+    let mut table = far_table(1_024, 800);
+    let mut model: HashMap<u8, Option<u64>> = HashMap::new();
+    let (mut now, mut pushed) = (0u64, 0u64);
+    for step in steps {
+        table.advance(Nanos(now));
+        let age = |handed: &Option<u64>| handed.map_or(0, |at| now / 100 - at);
+        model.retain(|_, handed| age(handed) <= STEPS_PER_WINDOW);
+        let progress = Progress { delivered: pushed, committed: pushed };
+        match step {
+            Step::Admit(n) => {
+                let expected = match model.get(&n) {
+                    None => Seen::New,
+                    Some(None) => Seen::Pending,
+                    Some(Some(_)) => Seen::Committed,
+                };
+                prop_assert_eq!(table.admit(key(n), progress), expected);
+                model.entry(n).or_insert(None);
             }
+            Step::HandOver(n) => {
+                if let Some(handed @ None) = model.get_mut(&n) {
+                    table.hand_over(key(n), pushed);
+                    pushed += 1;
+                    *handed = Some(now / 100);
+                }
+            }
+            Step::Forget(n) => {
+                table.forget(key(n));
+                model.remove(&n);
+            }
+            Step::Pass(ns) => now += u64::from(ns),
         }
-        prop_assert_eq!(table.evictions(), (0, 0));
+        check(&table);
+    }
+    prop_assert_eq!(table.evictions(), (0, 0));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn table_agrees_with_a_map_with_expiry(steps in steps(255)) {
+        table_agrees_with_a_map(steps, |n| spread(u64::from(n)))?;
+    }
+
+    /// All homes are the first bucket, so that keys spill, expire and are forgotten along one chain.
+    #[test]
+    fn table_agrees_with_a_map_where_keys_spill(steps in steps(PLACES as u8)) {
+        table_agrees_with_a_map(steps, |n| colliding(u64::from(n)))?;
     }
 }

@@ -20,8 +20,13 @@ use crate::process::handler::HandlerError;
 use crate::sys::clock::Nanos;
 
 thread_local! {
-    /// Whether this thread is inside a handler, for the panic hook.
+    /// Whether this thread is inside a handler, for the panic hook and for publishers.
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is inside a handler.
+pub(crate) fn is_inside_handler() -> bool {
+    IN_HANDLER.get()
 }
 
 /// How a handler fares; written by the thread that runs it.

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`AlertHandler`] | each REALTIME event | agent or helper thread | by panic only |
 //! | [`TransactionalHandler`] | each TRANSACTIONAL event that is no duplicate, and again on each retry | agent or helper thread | yes: retried, then dead-lettered |
-//! | [`WindowHandler`] | each closed window of a topic | helper thread | by panic only |
+//! | [`WindowHandler`] | each group of each closed window | helper thread | by panic only |
 //!
 //! A handler says once where it runs ([`HandlerMode`]). A panic is caught: the event goes to the dead letters as `handler_panic`; too
 //! many in a row ([`super::guard`]) disable the handler until the next start.
@@ -12,6 +12,7 @@
 use std::fmt;
 
 use crate::pool::EventView;
+use crate::process::retry::RetryPolicy;
 use crate::process::window::ClosedWindow;
 use crate::storage::dead_letter::Note;
 
@@ -50,6 +51,12 @@ pub trait TransactionalHandler: Send {
         HandlerMode::Offloaded
     }
 
+    /// How often a failed event is tried again, and after which waits; asked once, at start. Given what is configured, which is also the
+    /// default.
+    fn retry_policy(&self, configured: RetryPolicy) -> RetryPolicy {
+        configured
+    }
+
     /// Does the transaction. `event.header.attempts` tells how often it failed before.
     ///
     /// # Errors
@@ -62,7 +69,7 @@ pub trait WindowHandler: Send {
     /// For metrics and logs.
     fn name(&self) -> &'static str;
 
-    /// Looks at one topic's closed window.
+    /// Looks at one group of a closed window: a topic, unless its definition says otherwise.
     fn window_closed(&mut self, window: &ClosedWindow<'_>);
 }
 

@@ -1,13 +1,13 @@
 //! Processing: one agent per tier, between the tier's lanes and the log.
 //!
 //! ```text
-//!                   alert handlers (inline, or on a helper thread)
+//!                   alert handlers (inline, or on a helper thread); the stock one is [`rules`], or without rules [`alert_log`]
 //! REALTIME  ──────► realtime ──────────────────────────────────────────────┐
 //!                                                                           │
 //! TRANSACTIONAL ──► transactional: seen before? ── yes ──► duplicate        ├──► inlets ──► appender
 //!                     │  handler ── fails ──► copy, back-off, again         │
 //!                     └─ ok ────────────────────────────────────────────────┤
-//! BATCH ──────────► batch: windows per topic ── closed ──► window log       │
+//! BATCH ──────────► batch: panes of windows ── closed ───► window log       │
 //!                     └─────────────────────────────────────────────────────┘
 //!                   what cannot be processed ──► dead letters, with its reason
 //! ```
@@ -24,27 +24,42 @@
 
 #![forbid(unsafe_code)]
 
+mod alert_line;
 pub mod alert_log;
 pub mod batch;
 pub mod counters;
+mod crew;
 pub mod dedup;
+mod duplicates;
 pub mod guard;
 mod handled;
 pub mod handler;
+pub mod identity;
+pub mod json_pointer;
+#[cfg(test)]
+mod level_tests;
 mod offload;
+mod open_windows;
 pub mod outlet;
+mod quantiles;
+mod rate;
 pub mod realtime;
 mod retry;
+pub mod rules;
 #[cfg(test)]
 mod test_support;
+mod topic_order;
 pub mod transactional;
 pub mod watch;
 pub mod window;
 pub mod window_log;
+mod window_panes;
+mod window_table;
 
 use std::sync::Arc;
 
-use crate::bus::TierReceiver;
+use crate::bus::{ClassCounters, TierReceiver, TopicClasses};
+use crate::control::NodeGate;
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::SharedPool;
 use crate::storage::dead_letter::DeadLetterSender;
@@ -57,20 +72,62 @@ pub use counters::ProcessCounters;
 pub use dedup::DedupOptions;
 pub use guard::{HandlerHealth, quiet_handler_panics};
 pub use handler::{AlertHandler, HandlerError, HandlerMode, TransactionalHandler, WindowHandler};
+pub use identity::DedupBy;
+pub use json_pointer::{JsonPointer, JsonPointerRefusal, JsonValue};
 pub use outlet::Inlet;
 pub use realtime::{Realtime, RealtimeOptions};
-pub use retry::RetryOptions;
+pub use retry::{RetryOptions, RetryOrder, RetryPolicy};
+pub use rules::{AlertRule, Rules, RulesCounters, RulesOptions};
 pub use transactional::{Transactional, TransactionalOptions};
 pub use watch::ProcessWatch;
-pub use window::ClosedWindow;
+pub use window::{ClosedWindow, GroupBy, ValueFigures, ValueSummary, WindowDefinition};
 pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 
 /// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next
 /// agent) within some ten microseconds.
 pub const POLL_EVENTS_MAX: usize = 64;
 
+/// The most events that a processor takes in one poll when it does not hold REALTIME up and the level is ELEVATED or above: four times
+/// as many per clock read, publish and splice.
+pub const POLL_EVENTS_WIDE: usize = 256;
+
+/// How many events a processor may take in one poll.
+#[derive(Clone, Debug, Default)]
+pub struct PollBudget {
+    gate: Option<Arc<NodeGate>>,
+}
+
+impl PollBudget {
+    /// [`POLL_EVENTS_MAX`] always: the processor shares its runner with REALTIME.
+    pub fn narrow() -> Self {
+        Self::default()
+    }
+
+    /// [`POLL_EVENTS_WIDE`] while the node's level says so.
+    pub fn by_level(gate: Arc<NodeGate>) -> Self {
+        Self { gate: Some(gate) }
+    }
+
+    /// Now.
+    #[inline]
+    pub(crate) fn events(&self) -> usize {
+        let is_wide = self.gate.as_ref().is_some_and(|gate| gate.read().actions().wide_budgets);
+        if is_wide { POLL_EVENTS_WIDE } else { POLL_EVENTS_MAX }
+    }
+
+    /// The most it will ever be, for scratch memory.
+    pub(crate) fn events_max(&self) -> usize {
+        if self.gate.is_some() { POLL_EVENTS_WIDE } else { POLL_EVENTS_MAX }
+    }
+}
+
 /// How soon an agent that waits for a full inlet, or for a helper that cannot wake it, looks again.
 pub(crate) const BLOCKED_RETRY: Nanos = Nanos::from_micros(100);
+
+/// Counts one processor's duplicates by topic class.
+pub fn duplicates_by_class(classes: &Arc<TopicClasses>) -> Arc<ClassCounters> {
+    Arc::new(ClassCounters::new("dedup_hits_by_class", "Duplicates recognised, by topic class.", classes.clone()))
+}
 
 /// What joins a processor to the rest of the node.
 pub struct ProcessorWiring {
@@ -86,6 +143,12 @@ pub struct ProcessorWiring {
     pub dead_letters: DeadLetterSender,
     /// The node's counters; each processor writes its own part.
     pub counters: Arc<ProcessCounters>,
+    /// Its duplicates by topic class; no other agent counts here.
+    pub duplicates: Arc<ClassCounters>,
+    /// The node's gate, for what the level asks of processors.
+    pub gate: Arc<NodeGate>,
+    /// Events in one poll.
+    pub budget: PollBudget,
     /// Its runner, which an offloaded handler wakes when it is done. `None`: the agent asks to be polled every 100 µs meanwhile.
     pub runner: Option<Waker>,
 }

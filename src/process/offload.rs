@@ -39,6 +39,8 @@ pub(crate) enum Verdict {
     Panicked(HandlerError),
     /// It is disabled and was not asked.
     Disabled,
+    /// It was not asked: an event of the same topic failed before and waits for its next try.
+    Behind,
 }
 
 /// An event back from the helper.

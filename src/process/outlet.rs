@@ -15,9 +15,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::bus::ClassCounters;
 use crate::bus::lane::{Full, LaneProducer};
 use crate::metrics::ledger::{DropReason, LedgerCell, LedgerCells};
 use crate::pool::{Event, Releaser, SharedPool};
+use crate::process::dedup::Progress;
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::storage::status::InletProgress;
 
@@ -37,6 +39,7 @@ pub(crate) struct Outlet {
     releaser: Releaser,
     ledger: Arc<LedgerCells>,
     dead_letters: DeadLetterSender,
+    duplicates: Arc<ClassCounters>,
     held: VecDeque<Event>,
     hold_events_max: usize,
     delivered: u64,
@@ -48,10 +51,11 @@ impl Outlet {
         pool: Arc<SharedPool>,
         ledger: Arc<LedgerCells>,
         dead_letters: DeadLetterSender,
+        duplicates: Arc<ClassCounters>,
         hold_events_max: usize,
     ) -> Self {
         let (releaser, held) = (Releaser::new(pool.clone()), VecDeque::with_capacity(hold_events_max));
-        Self { inlet, pool, releaser, ledger, dead_letters, held, hold_events_max, delivered: 0 }
+        Self { inlet, pool, releaser, ledger, dead_letters, duplicates, held, hold_events_max, delivered: 0 }
     }
 
     /// Events that may be delivered now (E3).
@@ -64,14 +68,10 @@ impl Outlet {
         self.held.len()
     }
 
-    /// Events delivered so far: the push index of the next one (E2).
-    pub(crate) fn delivered(&self) -> u64 {
-        self.delivered
-    }
-
-    /// How many of the delivered ones are written; all of them with storage off.
-    pub(crate) fn committed(&self) -> u64 {
-        self.inlet.as_ref().map_or(self.delivered, |inlet| inlet.progress.get())
+    /// How far the log is with what was delivered (E2); all of it is done with storage off.
+    pub(crate) fn progress(&self) -> Progress {
+        let committed = self.inlet.as_ref().map_or(self.delivered, |inlet| inlet.progress.get());
+        Progress { delivered: self.delivered, committed }
     }
 
     fn cell(&self, event: &Event) -> &LedgerCell {
@@ -102,6 +102,7 @@ impl Outlet {
     /// The event is one that was seen before.
     pub(crate) fn duplicate(&mut self, event: Event) {
         self.cell(&event).duplicate.add(1);
+        self.duplicates.count(self.pool.topic(&event));
         self.releaser.release(event);
     }
 

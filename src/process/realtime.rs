@@ -1,7 +1,7 @@
 //! The REALTIME processor: alert handlers on every event, within 100 µs of its receipt.
 //!
 //! ```text
-//! lanes ──► batch ──► inline handlers, one after the other over the batch ──► [helper thread] ──► inlet
+//! lanes ──► batch ──► seen before? (idempotency keys) ──► inline handlers, one after the other over the batch ──► [helper thread] ──► inlet
 //! ```
 //!
 //! Invariants, beside those of [`super`]:
@@ -17,6 +17,8 @@ use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::DropReason;
 use crate::pool::{Event, EventView, SharedPool};
+use crate::process::dedup::{DedupKey, DedupOptions};
+use crate::process::duplicates::{Duplicates, Keys};
 use crate::process::guard::{Called, Guard, HandlerHealth};
 use crate::process::handled::HandledLatency;
 use crate::process::handler::{AlertHandler, HandlerError, HandlerMode};
@@ -25,6 +27,7 @@ use crate::process::outlet::Outlet;
 use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::{Completion, Ring};
+use crate::wire::Tier;
 
 /// The numbers of the REALTIME processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct RealtimeOptions {
     pub offload_events_max: usize,
     /// Handled events that may wait for a stalled store, at least 64. Default 4096.
     pub hold_events_max: usize,
+    /// Idempotency keys remembered. Default 131,072 for an hour.
+    pub keyed: DedupOptions,
 }
 
 impl Default for RealtimeOptions {
@@ -49,6 +54,7 @@ impl Default for RealtimeOptions {
             handler_panics_max: 100,
             offload_events_max: 1024,
             hold_events_max: 4096,
+            keyed: DedupOptions::KEYED,
         }
     }
 }
@@ -61,6 +67,7 @@ pub struct Realtime {
     receiver: TierReceiver,
     pool: Arc<SharedPool>,
     outlet: Outlet,
+    duplicates: Duplicates,
     inline: Vec<AlertGuard>,
     offload: Option<Offload>,
     can_be_woken: bool,
@@ -69,6 +76,7 @@ pub struct Realtime {
     latency: HandledLatency,
     /// The batch in hand; empty between polls.
     batch: Vec<Event>,
+    keys: Keys,
     /// Panics of the batch in hand, by place in it; almost always empty.
     panicked: Vec<(usize, HandlerError)>,
     draining: bool,
@@ -81,7 +89,8 @@ impl Realtime {
     /// When no thread can be had.
     pub fn new(options: RealtimeOptions, handlers: Vec<Box<dyn AlertHandler>>, wiring: ProcessorWiring) -> std::io::Result<Self> {
         assert!(options.hold_events_max >= POLL_EVENTS_MAX, "a batch must fit into what may be held");
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner } = wiring;
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate: _, budget: _, runner } =
+            wiring;
         let can_be_woken = runner.is_some();
         let (inline, offloaded): (Vec<_>, Vec<_>) =
             handlers.into_iter().partition(|handler| handler.mode() == HandlerMode::Inline);
@@ -96,7 +105,8 @@ impl Realtime {
         };
         Ok(Self {
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, options.hold_events_max),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, options.hold_events_max),
+            duplicates: Duplicates::keyed_only(&options.keyed),
             pool,
             inline,
             offload,
@@ -105,6 +115,7 @@ impl Realtime {
             counters,
             latency: HandledLatency::new(),
             batch: Vec::with_capacity(POLL_EVENTS_MAX),
+            keys: Vec::with_capacity(POLL_EVENTS_MAX),
             panicked: Vec::with_capacity(POLL_EVENTS_MAX),
             draining: false,
             options,
@@ -132,10 +143,11 @@ impl Realtime {
         while (done as usize) < POLL_EVENTS_MAX && self.outlet.room() > 0 {
             let Some(finished) = self.offload.as_mut().and_then(Offload::collect) else { break };
             match finished.verdict {
-                Verdict::Panicked(error) => self.outlet.dead_letter(finished.event, DropReason::HandlerPanic, error.note()),
+                Verdict::Panicked(error) => self.lose(finished.event, &error),
                 // An alert handler has no way to fail but to panic.
-                Verdict::Done | Verdict::Failed(_) | Verdict::Disabled => {
-                    self.finish(finished.event, finished.handled_at, finished.handled_at);
+                Verdict::Done | Verdict::Failed(_) | Verdict::Disabled | Verdict::Behind => {
+                    let key = self.duplicates.key(&self.pool, &finished.event);
+                    self.finish(finished.event, key, finished.handled_at, finished.handled_at);
                 }
             }
             done += 1;
@@ -153,22 +165,30 @@ impl Realtime {
             self.batch = batch;
             return 0;
         }
+        let taken = batch.len() as u32;
         batch.iter().for_each(|event| self.pool.prefetch(event));
+        let counters = &self.counters.dedup[Tier::Realtime.index()];
+        self.duplicates.screen(&self.pool, &mut batch, &mut self.keys, &mut self.outlet, counters);
+        if batch.is_empty() {
+            self.batch = batch;
+            return taken;
+        }
         let taken_at = clock.now();
         let handled_at = self.run_inline(&batch, taken_at, clock);
-        let done = batch.len() as u32;
         for (place, event) in batch.drain(..).enumerate() {
             if let Some((_, error)) = self.panicked.iter().find(|(panicked, _)| *panicked == place) {
-                self.outlet.dead_letter(event, DropReason::HandlerPanic, error.note());
+                let error = *error;
+                self.lose(event, &error);
             } else if let Some(offload) = &mut self.offload {
                 offload.push(event);
             } else {
-                self.finish(event, taken_at, handled_at);
+                self.finish(event, self.keys[place], taken_at, handled_at);
             }
         }
         self.panicked.clear();
+        self.keys.clear();
         self.batch = batch;
-        done
+        taken
     }
 
     /// Handler by handler over the whole batch: the code stays hot, and one clock read per handler tells which one is slow.
@@ -190,7 +210,11 @@ impl Realtime {
         before
     }
 
-    fn finish(&mut self, event: Event, taken_at: Nanos, handled_at: Nanos) {
+    fn lose(&mut self, event: Event, error: &HandlerError) {
+        self.duplicates.lose(&self.pool, event, DropReason::HandlerPanic, error.note(), &mut self.outlet);
+    }
+
+    fn finish(&mut self, event: Event, key: Option<DedupKey>, taken_at: Nanos, handled_at: Nanos) {
         let received_at = self.pool.header(&event).received_at;
         let counters = &self.counters.realtime;
         if self.latency.record(received_at, handled_at) > self.options.deadline {
@@ -200,11 +224,11 @@ impl Realtime {
             stage.add(1);
         }
         counters.processed.add(1);
-        self.outlet.deliver(event);
+        self.duplicates.deliver(&self.pool, event, key, &mut self.outlet);
     }
 
-    fn next_deadline(&self) -> Option<Nanos> {
-        self.latency.deadline()
+    fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
+        self.latency.deadline().into_iter().chain(self.duplicates.deadline(now)).min()
     }
 
     fn offloaded(&self) -> usize {
@@ -230,13 +254,16 @@ impl<R: Ring> Agent<R> for Realtime {
         "realtime"
     }
 
-    fn start(&mut self, _: &mut Context<'_, R>) {}
+    fn start(&mut self, ctx: &mut Context<'_, R>) {
+        self.duplicates.begin(ctx.now);
+    }
 
     fn complete(&mut self, completion: Completion, _: &mut Context<'_, R>) {
         unreachable!("the realtime processor has no operations: {completion:?}");
     }
 
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
+        self.duplicates.advance(ctx.now);
         let moved = self.outlet.pump();
         let collected = self.collect();
         let taken = self.take(ctx.ring);
@@ -248,7 +275,7 @@ impl<R: Ring> Agent<R> for Realtime {
         }
         let must_look_again = self.outlet.held() > 0 || (self.offloaded() > 0 && !self.can_be_woken);
         let blocked = Work { done: moved + collected + taken, next_deadline: must_look_again.then(|| ctx.now + BLOCKED_RETRY) };
-        blocked.and(Work { done: 0, next_deadline: self.next_deadline() })
+        blocked.and(Work { done: 0, next_deadline: self.next_deadline(ctx.now) })
     }
 
     fn drain(&mut self, _: &mut Context<'_, R>) {

@@ -1,6 +1,7 @@
 use std::sync::mpsc;
 
 use super::*;
+use crate::pool::EventKey;
 use crate::process::test_support::{Bench, TestPool};
 use crate::wire::Priority;
 
@@ -178,4 +179,31 @@ fn a_handler_that_blocks_fills_its_lane_and_then_only_depth_rises() {
     drop(go);
     bench.drain(&mut agent);
     assert_eq!(bench.pool.terms().stored, 100);
+}
+
+#[test]
+fn a_replayed_event_is_handled_and_stored_once_and_one_that_was_lost_may_come_again() {
+    crate::process::quiet_handler_panics();
+    for mode in [HandlerMode::Inline, HandlerMode::Offloaded] {
+        let (mut bench, mut agent, ids) = bench(RealtimeOptions::default(), mode, 256);
+        let send = |bench: &mut Bench, id, topic, key| {
+            bench.send_keyed(Priority::High, id, topic, b"body", EventKey::new(key));
+        };
+        send(&mut bench, 0, "t", 7);
+        send(&mut bench, 1, "t", 7);
+        send(&mut bench, 2, "boom", 8);
+        bench.drain(&mut agent);
+        send(&mut bench, 3, "t", 7);
+        send(&mut bench, 4, "t", 8);
+        bench.drain(&mut agent);
+        bench.send_new(Priority::High, 5, "t", b"body");
+        bench.send_new(Priority::High, 6, "t", b"body");
+        bench.drain(&mut agent);
+        assert_eq!(bench.stored, [0, 4, 5, 6], "without a key nothing is compared");
+        assert_eq!(bench.pool.terms().duplicate, 2);
+        assert_eq!(agent.health()[0].over_budget_batches.get(), 0, "a batch of duplicates is none");
+        bench.check_ledger(&agent);
+        drop(agent);
+        assert_eq!(ids.iter().collect::<Vec<_>>(), [0, 4, 5, 6]);
+    }
 }

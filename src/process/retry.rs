@@ -4,33 +4,61 @@
 //! events never hold slots that healthy ones need.
 //!
 //! Invariants:
-//! - **Q1** `attempts > 0` in an event's header says that it lives in the partition already; it is copied once, whatever comes after.
+//! - **Q1** A copy is known by its header ([`EventHeader::is_detached`]); an event is copied once, whatever comes after.
 //! - **Q2** The queue never holds more than the partition has slots, and its heap is made for that many: it never grows.
 //! - **Q3** Back-off n is between half of and all of `backoff * 2^(n-1)`, at most `backoff_max`: jitter keeps events that failed
 //!   together from coming back together.
+//! - **Q4** With an order by topic the heap holds the leaders of lines only ([`super::topic_order`]): at most one event of a topic is due or being
+//!   tried.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::pool::{Event, EventHeader, PoolOwner, Releaser, SharedPool};
+use crate::process::topic_order::{Lines, TopicHash, TopicHasher};
 use crate::sys::clock::Nanos;
 
-/// The numbers of retries.
+/// How often a handler's event is tried again, and after which waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryOptions {
+pub struct RetryPolicy {
     /// Tries after the first, 0 to 254. Default 3.
     pub max_retries: u8,
     /// Back-off before the first retry; doubles with each. Default 50 ms.
     pub backoff: Nanos,
     /// The longest back-off. Default 10 s.
     pub backoff_max: Nanos,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { max_retries: 3, backoff: Nanos::from_millis(50), backoff_max: Nanos::from_millis(10_000) }
+    }
+}
+
+/// Who waits for an event that waits for its next try.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetryOrder {
+    /// Nobody: later events overtake it.
+    #[default]
+    None,
+    /// Later events of its topic.
+    Topic,
+}
+
+/// The numbers of retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryOptions {
+    /// For handlers that don't declare their own.
+    pub policy: RetryPolicy,
+    /// Whether events of a topic keep their order.
+    pub order: RetryOrder,
     /// Seeds the jitter; the simulator fixes it. Default 1.
     pub jitter_seed: u64,
 }
 
 impl Default for RetryOptions {
     fn default() -> Self {
-        Self { max_retries: 3, backoff: Nanos::from_millis(50), backoff_max: Nanos::from_millis(10_000), jitter_seed: 1 }
+        Self { policy: RetryPolicy::default(), order: RetryOrder::None, jitter_seed: 1 }
     }
 }
 
@@ -66,28 +94,39 @@ impl Ord for Due {
 
 /// The queue and its memory.
 pub(crate) struct RetryQueue {
-    options: RetryOptions,
+    policy: RetryPolicy,
     memory: PoolOwner,
     heap: BinaryHeap<Reverse<Due>>,
+    /// `None`: no order.
+    lines: Option<Lines>,
+    hasher: TopicHasher,
     next_sequence: u64,
     random: u64,
 }
 
 impl RetryQueue {
-    /// `memory` is a partition that only this queue takes slots from.
-    pub(crate) fn new(options: RetryOptions, memory: PoolOwner) -> Self {
+    /// `memory` is a partition that only this queue takes slots from; `policy` is the handler's.
+    pub(crate) fn new(options: RetryOptions, policy: RetryPolicy, hasher: TopicHasher, memory: PoolOwner) -> Self {
         let slots = memory.gauges().total.iter().map(|slots| *slots as usize).sum();
-        let random = options.jitter_seed;
-        Self { options, memory, heap: BinaryHeap::with_capacity(slots), next_sequence: 0, random }
+        let lines = (options.order == RetryOrder::Topic).then(|| Lines::new(slots));
+        Self {
+            policy,
+            memory,
+            heap: BinaryHeap::with_capacity(slots),
+            lines,
+            hasher,
+            next_sequence: 0,
+            random: options.jitter_seed,
+        }
     }
 
     pub(crate) fn max_retries(&self) -> u8 {
-        self.options.max_retries
+        self.policy.max_retries
     }
 
     /// Events waiting.
     pub(crate) fn len(&self) -> usize {
-        self.heap.len()
+        self.heap.len() + self.lines.as_ref().map_or(0, Lines::waiting)
     }
 
     /// Slots of its memory that have not come home.
@@ -101,21 +140,66 @@ impl RetryQueue {
     /// # Errors
     /// Gives the event back when the partition has no slot for it.
     pub(crate) fn detach(&mut self, pool: &SharedPool, mut event: Event, attempts: u8) -> Result<(Event, Option<Event>), Event> {
-        if pool.header(&event).attempts > 0 {
+        let header: EventHeader = *pool.header(&event);
+        if header.is_detached() {
             pool.header_mut(&mut event).attempts = attempts;
             return Ok((event, None));
         }
-        let header = EventHeader { attempts, ..*pool.header(&event) };
-        match self.memory.store(header, pool.payload(&event)) {
+        match self.memory.store(header.detached(attempts), pool.payload(&event)) {
             Some(copy) => Ok((copy, Some(event))),
             None => Err(event),
         }
     }
 
-    /// Queues a detached event for its next try.
-    pub(crate) fn push(&mut self, event: Event, attempts: u8, now: Nanos) {
-        debug_assert!(self.heap.len() < self.heap.capacity(), "Q2");
+    fn topic(&self, pool: &SharedPool, event: &Event) -> TopicHash {
+        self.hasher.of(pool.topic(event))
+    }
+
+    /// Queues a detached event that failed for its next try; `leads`: it has before, and its topic has its line already.
+    pub(crate) fn push_failed(&mut self, pool: &SharedPool, event: Event, attempts: u8, leads: bool, now: Nanos) {
         let at = now + self.backoff(attempts);
+        match &mut self.lines {
+            Some(lines) if !leads => {
+                if let Some(leader) = lines.join(self.hasher.of(pool.topic(&event)), event) {
+                    self.push(leader, at);
+                }
+            }
+            _ => self.push(event, at),
+        }
+    }
+
+    /// Queues a detached event behind the one of its topic that failed; if that is gone, it is due at once.
+    pub(crate) fn push_behind(&mut self, pool: &SharedPool, event: Event, now: Nanos) {
+        let topic = self.topic(pool, &event);
+        let lines = self.lines.as_mut().expect("only an order by topic makes events wait for others");
+        if let Some(leader) = lines.join(topic, event) {
+            self.push(leader, now);
+        }
+    }
+
+    /// Whether a new event has to wait for one of its topic.
+    pub(crate) fn must_wait(&self, pool: &SharedPool, event: &Event) -> bool {
+        self.lines.as_ref().is_some_and(|lines| !lines.is_empty() && lines.has(self.topic(pool, event)))
+    }
+
+    /// Whether new events may have to wait for others.
+    pub(crate) fn has_lines(&self) -> bool {
+        self.lines.as_ref().is_some_and(|lines| !lines.is_empty())
+    }
+
+    /// An event is about to leave for good: the next of its line leads.
+    pub(crate) fn leave(&mut self, pool: &SharedPool, event: &Event, now: Nanos) {
+        if self.lines.is_none() || !pool.header(event).is_detached() {
+            return;
+        }
+        let topic = self.topic(pool, event);
+        if let Some(next) = self.lines.as_mut().and_then(|lines| lines.next(topic)) {
+            self.push(next, now);
+        }
+    }
+
+    fn push(&mut self, event: Event, at: Nanos) {
+        debug_assert!(self.heap.len() < self.heap.capacity(), "Q2");
         self.heap.push(Reverse(Due { at, sequence: self.next_sequence, event }));
         self.next_sequence += 1;
     }
@@ -142,7 +226,7 @@ impl RetryQueue {
     /// Q3.
     fn backoff(&mut self, attempts: u8) -> Nanos {
         let doublings = u32::from(attempts.saturating_sub(1)).min(40);
-        let full = (u128::from(self.options.backoff.0) << doublings).min(u128::from(self.options.backoff_max.0)) as u64;
+        let full = (u128::from(self.policy.backoff.0) << doublings).min(u128::from(self.policy.backoff_max.0)) as u64;
         Nanos(full - full / 2 + self.next_random() % (full / 2 + 1))
     }
 
@@ -161,6 +245,7 @@ impl Drop for RetryQueue {
     fn drop(&mut self) {
         let mut releaser = Releaser::new(self.memory.shared().clone());
         self.heap.drain().for_each(|Reverse(due)| releaser.release(due.event));
+        self.lines.iter_mut().flat_map(Lines::drain).for_each(|event| releaser.release(event));
         releaser.flush();
     }
 }
@@ -170,20 +255,21 @@ mod tests {
     use super::*;
     use crate::process::test_support::TestPool;
 
-    fn queue(pool: &mut TestPool, options: RetryOptions) -> RetryQueue {
-        RetryQueue::new(options, pool.retry_memory.take().unwrap())
+    fn queue(pool: &mut TestPool, policy: RetryPolicy) -> RetryQueue {
+        let memory = pool.retry_memory.take().unwrap();
+        RetryQueue::new(RetryOptions::default(), policy, TopicHasher::default(), memory)
     }
 
     #[test]
     fn events_come_back_when_due_in_order_of_their_time() {
         let mut pool = TestPool::new();
-        let options = RetryOptions { backoff: Nanos(1000), ..Default::default() };
-        let mut queue = queue(&mut pool, options);
+        let policy = RetryPolicy { backoff: Nanos(1000), ..Default::default() };
+        let mut queue = queue(&mut pool, policy);
         for id in 0..4 {
             let event = pool.transactional(id, "t", b"body");
             let (copy, original) = queue.detach(&pool.shared, event, 1).unwrap();
             pool.release(original.unwrap());
-            queue.push(copy, 1, Nanos(id * 2000));
+            queue.push_failed(&pool.shared, copy, 1, false, Nanos(id * 2000));
         }
         assert_eq!(pool.events_out(), 0, "waiting copies hold no slot of the reactor's");
         assert!(queue.pop_due(Nanos(499), false).is_none());
@@ -199,8 +285,8 @@ mod tests {
     #[test]
     fn backoff_doubles_up_to_its_maximum() {
         let mut pool = TestPool::new();
-        let options = RetryOptions { backoff: Nanos(1000), backoff_max: Nanos(5000), ..Default::default() };
-        let mut queue = queue(&mut pool, options);
+        let policy = RetryPolicy { backoff: Nanos(1000), backoff_max: Nanos(5000), ..Default::default() };
+        let mut queue = queue(&mut pool, policy);
         for (attempts, full) in [(1, 1000), (2, 2000), (3, 4000), (4, 5000), (200, 5000)] {
             (0..100).for_each(|_| assert!((full / 2..=full).contains(&queue.backoff(attempts).0)));
         }
@@ -209,14 +295,14 @@ mod tests {
     #[test]
     fn a_copy_is_not_copied_again_and_a_full_partition_gives_the_event_back() {
         let mut pool = TestPool::new();
-        let mut queue = queue(&mut pool, RetryOptions::default());
+        let mut queue = queue(&mut pool, RetryPolicy::default());
         let event = pool.transactional(1, "t", b"b");
         let (copy, original) = queue.detach(&pool.shared, event, 1).unwrap();
         pool.release(original.unwrap());
         let (copy, original) = queue.detach(&pool.shared, copy, 2).unwrap();
         assert!(original.is_none());
         assert_eq!(pool.shared.header(&copy).attempts, 2);
-        queue.push(copy, 2, Nanos(0));
+        queue.push_failed(&pool.shared, copy, 2, true, Nanos(0));
         let too_large = pool.transactional(2, "t", &[0; 1000]);
         let refused = queue.detach(&pool.shared, too_large, 1).unwrap_err();
         pool.release(refused);

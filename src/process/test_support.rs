@@ -8,9 +8,9 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
 use crate::bus::lane::{LaneConsumer, LaneProducer, lane};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
-use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
+use crate::pool::{ClassStrides, Event, EventHeader, EventKey, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
 use crate::process::outlet::{Inlet, Outlet};
-use crate::process::{ProcessCounters, ProcessorWiring};
+use crate::process::{PollBudget, ProcessCounters, ProcessorWiring, duplicates_by_class};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::storage::status::InletProgress;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
@@ -43,6 +43,10 @@ impl TestPool {
     }
 
     pub(crate) fn event(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8]) -> Event {
+        self.keyed_event(priority, id, topic, body, None)
+    }
+
+    fn keyed_event(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8], key: Option<EventKey>) -> Event {
         let header = EventHeader {
             id,
             received_at: Nanos(self.now_ns),
@@ -54,7 +58,8 @@ impl TestPool {
             tier: priority.tier(),
             source: Source::Tcp,
             attempts: 0,
-            reserved: [0; 26],
+            reserved: [0; 10],
+            key,
         };
         self.ledger.cell(Source::Tcp, priority.tier()).received.add(1);
         let payload = [topic.as_bytes(), body].concat();
@@ -87,7 +92,14 @@ impl TestPool {
     pub(crate) fn outlet(&self, inlet: Option<Inlet>, hold_events_max: usize) -> Outlet {
         let (letters, _) = DeadLetterQueue::manual(&DeadLetterOptions::new("unused".into()), vec![self.shared.clone()]);
         let dead_letters = letters.sender(0);
-        Outlet::new(inlet, self.shared.clone(), self.ledger.clone(), dead_letters, hold_events_max)
+        Outlet::new(
+            inlet,
+            self.shared.clone(),
+            self.ledger.clone(),
+            dead_letters,
+            duplicates_by_class(&Arc::default()),
+            hold_events_max,
+        )
     }
 }
 
@@ -108,7 +120,8 @@ pub(crate) struct Bench {
     /// Dead letters so far: reason and note.
     pub(crate) dead: Vec<(DropReason, String)>,
     letters: (DeadLetterQueue, Collector),
-    written: u64,
+    /// Ids of what was stored, in order.
+    pub(crate) stored: Vec<u64>,
 }
 
 impl Bench {
@@ -131,10 +144,23 @@ impl Bench {
             ledger: pool.ledger.clone(),
             dead_letters: letters.0.sender(0),
             counters: counters.clone(),
+            gate: Arc::default(),
+            budget: PollBudget::narrow(),
+            duplicates: duplicates_by_class(&Arc::default()),
             runner: None,
         };
         (
-            Self { pool, ring: FakeRing::default(), tier, appender, progress, counters, dead: Vec::new(), letters, written: 0 },
+            Self {
+                pool,
+                ring: FakeRing::default(),
+                tier,
+                appender,
+                progress,
+                counters,
+                dead: Vec::new(),
+                letters,
+                stored: Vec::new(),
+            },
             wiring,
         )
     }
@@ -145,8 +171,12 @@ impl Bench {
     }
 
     pub(crate) fn send_new(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8]) {
+        self.send_keyed(priority, id, topic, body, None);
+    }
+
+    pub(crate) fn send_keyed(&mut self, priority: Priority, id: u64, topic: &str, body: &[u8], key: Option<EventKey>) {
         self.pool.now_ns = self.ring.now.get().0;
-        let event = self.pool.event(priority, id, topic, body);
+        let event = self.pool.keyed_event(priority, id, topic, body, key);
         self.send(event);
     }
 
@@ -209,9 +239,9 @@ impl Bench {
         if let Some(appender) = &mut self.appender {
             appender.pop_batch(&mut taken, max);
         }
-        self.written += taken.len() as u64;
-        self.progress.set(self.written);
-        let ids = taken.iter().map(|event| self.pool.shared.header(event).id).collect();
+        let ids: Vec<u64> = taken.iter().map(|event| self.pool.shared.header(event).id).collect();
+        self.stored.extend(&ids);
+        self.progress.set(self.stored.len() as u64);
         for event in taken {
             let header = *self.pool.shared.header(&event);
             self.pool.ledger.cell(header.source, header.tier).stored.add(1);

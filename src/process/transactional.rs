@@ -13,11 +13,12 @@
 //! Invariants, beside those of [`super`]:
 //! - **T1** A healthy event never waits for a failing one: retries live in a queue and a memory of their own, and at most
 //!   [`RETRIES_PER_POLL`] of them are tried before the next batch.
-//! - **T2** A key leaves `pending` exactly when its event leaves this agent: handed over with its push index, or forgotten when the
-//!   event is lost, so that a sender who repeats it is heard.
+//! - **T2** A key is carried beside its event through a batch, and made again for an event that was away (a retry, a helper's): some 10 ns for a
+//!   small event, against 16 bytes for each in flight.
 //! - **T3** A draining agent does not wait for back-offs: what waits is tried at once, with the tries it has left, and
 //!   then dead-lettered. So a drain ends after at most `max_retries` more calls per waiting event.
-//! - **T4** With an offloaded handler events may overtake each other only by failing.
+//! - **T4** Events overtake each other only by failing, and with an order by topic ([`super::topic_order`]) not even then those of one topic;
+//!   with spare handler threads also while these work, which is from level ELEVATED on ([`Transactional::add_spare`]).
 //!
 //! Without a handler every event that is no duplicate is in good order.
 
@@ -25,33 +26,44 @@ use std::sync::Arc;
 
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
+use crate::control::NodeGate;
 use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::DropReason;
 use crate::pool::{Event, EventView, PoolOwner, SharedPool};
-use crate::process::dedup::{Dedup, DedupKey, DedupOptions, Progress, Seen};
+use crate::process::crew::Crew;
+use crate::process::dedup::{DedupKey, DedupOptions};
+use crate::process::duplicates::{Duplicates, Keys};
 use crate::process::guard::{Called, Guard, HandlerHealth};
 use crate::process::handled::HandledLatency;
 use crate::process::handler::{HandlerError, HandlerMode, TransactionalHandler};
+use crate::process::identity::DedupBy;
 use crate::process::offload::{Offload, Verdict};
 use crate::process::outlet::Outlet;
-use crate::process::retry::{RetryOptions, RetryQueue};
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, ProcessCounters, ProcessorWiring};
+use crate::process::retry::{RetryOptions, RetryOrder, RetryQueue};
+use crate::process::topic_order::{RecentFailures, TopicHasher};
+use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, PollBudget, ProcessCounters, ProcessorWiring};
 use crate::storage::dead_letter::Note;
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::{Completion, Ring};
+use crate::sys::wake::Waker;
+use crate::wire::Tier;
 
 /// Retries tried in one poll (T1).
 pub const RETRIES_PER_POLL: usize = 16;
 
-/// Events that may wait in the agent for a place in the inlet: a batch and the retries of a poll.
-const HOLD_EVENTS_MAX: usize = 2 * POLL_EVENTS_MAX;
+/// Retries of a poll that may wait in the agent for a place in the inlet, beside a batch.
+const HOLD_RETRIES_MAX: usize = POLL_EVENTS_MAX;
 
 /// The numbers of the TRANSACTIONAL processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransactionalOptions {
-    /// `None`: duplicates are not looked for.
-    pub dedup: Option<DedupOptions>,
+    /// By what events without an idempotency key are told to be the same; `None`: they aren't compared.
+    pub dedup_by: Option<DedupBy>,
+    /// Keys of events without an idempotency key. Default 1,000,000 for an hour.
+    pub dedup: DedupOptions,
+    /// Idempotency keys remembered. Default 131,072 for an hour.
+    pub keyed: DedupOptions,
     /// Tries and back-offs.
     pub retry: RetryOptions,
     /// What an inline handler may take per event, averaged over a batch. Default 10 µs.
@@ -65,7 +77,9 @@ pub struct TransactionalOptions {
 impl Default for TransactionalOptions {
     fn default() -> Self {
         Self {
-            dedup: Some(DedupOptions::default()),
+            dedup_by: Some(DedupBy::Content),
+            dedup: DedupOptions::default(),
+            keyed: DedupOptions::KEYED,
             retry: RetryOptions::default(),
             handler_budget: Nanos::from_micros(10),
             handler_panics_max: 100,
@@ -80,7 +94,7 @@ type TransactionGuard = Guard<dyn TransactionalHandler>;
 enum Worker {
     Nobody,
     Inline(TransactionGuard),
-    Offloaded(Offload),
+    Offloaded(Crew),
 }
 
 /// The agent.
@@ -89,16 +103,23 @@ pub struct Transactional {
     receiver: TierReceiver,
     pool: Arc<SharedPool>,
     outlet: Outlet,
-    dedup: Option<Dedup>,
+    duplicates: Duplicates,
     retries: RetryQueue,
     worker: Worker,
-    can_be_woken: bool,
-    health: Option<Arc<HandlerHealth>>,
+    /// What failed in the batch in hand, with an inline handler and an order by topic.
+    failures: Option<RecentFailures>,
+    /// Woken by handler threads. `None`: the agent asks to be polled meanwhile.
+    runner: Option<Waker>,
+    health: Vec<Arc<HandlerHealth>>,
+    gate: Arc<NodeGate>,
+    budget: PollBudget,
     counters: Arc<ProcessCounters>,
     latency: HandledLatency,
     /// What follows is scratch of one poll, made at start and empty between polls.
     batch: Vec<Event>,
-    keys: Vec<DedupKey>,
+    keys: Keys,
+    /// What of a batch does not wait behind others.
+    free: (Vec<Event>, Keys),
     verdicts: Vec<Verdict>,
     draining: bool,
 }
@@ -115,42 +136,69 @@ impl Transactional {
         retry_memory: PoolOwner,
         wiring: ProcessorWiring,
     ) -> std::io::Result<Self> {
-        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, runner } = wiring;
-        let can_be_woken = runner.is_some();
+        let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate, budget, runner } = wiring;
         let mut health = None;
+        let (mut policy, hasher) = (options.retry.policy, TopicHasher::default());
+        let mut failures = None;
         let worker = match handler {
             None => Worker::Nobody,
             Some(handler) => {
                 let mode = handler.mode();
+                policy = handler.retry_policy(policy);
+                if options.retry.order == RetryOrder::Topic && policy.max_retries > 0 {
+                    failures = Some(RecentFailures::new(hasher.clone(), options.offload_events_max));
+                }
                 let guard = Guard::new(handler.name(), handler, options.handler_panics_max);
                 health = Some(guard.health());
                 match mode {
                     HandlerMode::Inline => Worker::Inline(guard),
                     HandlerMode::Offloaded => {
-                        let mut guard = guard;
-                        let job = Box::new(move |event: &EventView<'_>| attempt(&mut guard, event));
-                        Worker::Offloaded(Offload::start("transactional", options.offload_events_max, &pool, runner, job)?)
+                        let first = offload("transactional", guard, failures.take(), &options, &pool, runner.clone())?;
+                        Worker::Offloaded(Crew::new(first))
                     }
                 }
             }
         };
         Ok(Self {
             receiver,
-            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, HOLD_EVENTS_MAX),
+            outlet: Outlet::new(inlet, pool.clone(), ledger, dead_letters, duplicates, budget.events_max() + HOLD_RETRIES_MAX),
             pool,
-            dedup: options.dedup.as_ref().map(Dedup::new),
-            retries: RetryQueue::new(options.retry, retry_memory),
+            duplicates: match options.dedup_by.clone() {
+                Some(by) => Duplicates::all(&options.keyed, by, &options.dedup),
+                None => Duplicates::keyed_only(&options.keyed),
+            },
+            retries: RetryQueue::new(options.retry, policy, hasher, retry_memory),
             worker,
-            can_be_woken,
-            health,
+            failures,
+            runner,
+            health: health.into_iter().collect(),
+            gate,
             counters,
             latency: HandledLatency::new(),
-            batch: Vec::with_capacity(POLL_EVENTS_MAX),
-            keys: Vec::with_capacity(POLL_EVENTS_MAX),
-            verdicts: Vec::with_capacity(POLL_EVENTS_MAX),
+            batch: Vec::with_capacity(budget.events_max()),
+            keys: Vec::with_capacity(budget.events_max()),
+            free: (Vec::with_capacity(budget.events_max()), Vec::with_capacity(budget.events_max())),
+            verdicts: Vec::with_capacity(budget.events_max()),
+            budget,
             draining: false,
             options,
         })
+    }
+
+    /// Adds a handler thread that gets work from level ELEVATED on; `handler` runs there whatever its mode. Does nothing beside an inline
+    /// handler, nor with an order by topic, which two threads could not keep. Events are not handled in order while spares work.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn add_spare(&mut self, handler: Box<dyn TransactionalHandler>) -> std::io::Result<()> {
+        let Worker::Offloaded(crew) = &mut self.worker else { return Ok(()) };
+        if self.options.retry.order == RetryOrder::Topic {
+            return Ok(());
+        }
+        let guard = Guard::new(handler.name(), handler, self.options.handler_panics_max);
+        self.health.push(guard.health());
+        crew.add_spare(offload("transactional-spare", guard, None, &self.options, &self.pool, self.runner.clone())?);
+        Ok(())
     }
 
     /// Latency from receive to handled, `latency_ns_trans`.
@@ -158,12 +206,12 @@ impl Transactional {
         self.latency.shared()
     }
 
-    /// How its handler fares.
-    pub fn health(&self) -> Option<&Arc<HandlerHealth>> {
-        self.health.as_ref()
+    /// How its handler fares, and each spare.
+    pub fn health(&self) -> &[Arc<HandlerHealth>] {
+        &self.health
     }
 
-    /// The handler's health, for the exporter.
+    /// The handlers' health, for the exporter.
     pub fn measured(&self) -> Vec<Arc<dyn Measured>> {
         self.health.iter().map(|health| health.clone() as Arc<dyn Measured>).collect()
     }
@@ -174,25 +222,23 @@ impl Transactional {
     }
 
     fn offloaded(&self) -> usize {
-        if let Worker::Offloaded(offload) = &self.worker { offload.in_flight() } else { 0 }
+        if let Worker::Offloaded(crew) = &self.worker { crew.in_flight() } else { 0 }
     }
 
     /// Events that may be started now: with a helper its room, else what the outlet takes.
     fn room(&self) -> usize {
-        if let Worker::Offloaded(offload) = &self.worker { offload.room() } else { self.outlet.room() }
-    }
-
-    fn progress(&self) -> Progress {
-        Progress { delivered: self.outlet.delivered(), committed: self.outlet.committed() }
+        if let Worker::Offloaded(crew) = &self.worker { crew.room() } else { self.outlet.room() }
     }
 
     /// Takes what the helper is done with.
     fn collect(&mut self) -> u32 {
         let mut done = 0;
-        while (done as usize) < POLL_EVENTS_MAX && self.outlet.room() > 0 {
-            let Worker::Offloaded(offload) = &mut self.worker else { break };
-            let Some(finished) = offload.collect() else { break };
-            self.settle(finished.event, finished.verdict, finished.handled_at);
+        let max = self.budget.events();
+        while (done as usize) < max && self.outlet.room() > 0 {
+            let Worker::Offloaded(crew) = &mut self.worker else { break };
+            let Some(finished) = crew.collect() else { break };
+            let key = self.duplicates.key(&self.pool, &finished.event);
+            self.settle(finished.event, key, finished.verdict, finished.handled_at);
             done += 1;
         }
         done
@@ -203,44 +249,55 @@ impl Transactional {
         let max = RETRIES_PER_POLL.min(self.room());
         while self.batch.len() < max {
             let Some(event) = self.retries.pop_due(now, self.draining) else { break };
+            self.keys.push(self.duplicates.key(&self.pool, &event));
             self.batch.push(event);
         }
-        self.counters.transactional.retries.add(self.batch.len() as u64);
+        // Those that only waited behind others are tried for the first time.
+        let again = self.batch.iter().filter(|event| self.pool.header(event).attempts > 0).count();
+        self.counters.transactional.retries.add(again as u64);
     }
 
     /// Fills the batch with new events, and takes the duplicates out of it. Returns how many were taken.
-    fn take_new(&mut self) -> u32 {
-        let max = POLL_EVENTS_MAX.min(self.room());
+    fn take_new(&mut self, now: Nanos) -> u32 {
+        let max = self.budget.events().min(self.room());
         let taken = if max == 0 { 0 } else { self.receiver.pop_batch(&mut self.batch, max) };
         if taken > 0 {
             self.batch.iter().for_each(|event| self.pool.prefetch(event));
-            self.drop_duplicates();
+            let counters = &self.counters.dedup[Tier::Transactional.index()];
+            self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters);
+            if self.retries.has_lines() {
+                self.queue_up(now);
+            }
         }
         taken as u32
     }
 
-    /// Three passes over the batch, so that the memory of one event is fetched while another's is worked on.
-    fn drop_duplicates(&mut self) {
-        let progress = self.progress();
-        let Some(dedup) = &mut self.dedup else { return };
-        self.keys.extend(self.batch.iter().map(|event| dedup.key(&self.pool, event)));
-        self.keys.iter().for_each(|key| dedup.prefetch(*key));
-        let counters = &self.counters.transactional;
-        counters.dedup_lookups.add(self.keys.len() as u64);
-        let mut kept = 0;
-        for place in 0..self.batch.len() {
-            if dedup.admit(self.keys[place], progress) == Seen::New {
-                // Stable: the kept ones move to the front, duplicates gather behind them.
-                self.batch.swap(kept, place);
-                kept += 1;
+    /// Takes the events out of the batch whose topic has one waiting for its next try.
+    fn queue_up(&mut self, now: Nanos) {
+        let (mut batch, mut keys) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.keys));
+        for (event, key) in batch.drain(..).zip(keys.drain(..)) {
+            if self.retries.must_wait(&self.pool, &event) {
+                self.wait_behind(event, now);
+            } else {
+                self.free.0.push(event);
+                self.free.1.push(key);
             }
         }
-        counters.dedup_hits.add((self.batch.len() - kept) as u64);
-        self.batch.drain(kept..).for_each(|event| self.outlet.duplicate(event));
-        let (evictions, pending) = dedup.evictions();
-        counters.dedup_evictions.set(evictions);
-        counters.dedup_pending_evictions.set(pending);
-        self.keys.clear();
+        (self.batch, self.keys) = std::mem::replace(&mut self.free, (batch, keys));
+    }
+
+    /// The event is not tried before those of its topic that wait.
+    fn wait_behind(&mut self, event: Event, now: Nanos) {
+        let attempts = self.pool.header(&event).attempts;
+        match self.retries.detach(&self.pool, event, attempts) {
+            Ok((copy, original)) => {
+                original.into_iter().for_each(|event| self.outlet.release_copied(event));
+                self.retries.push_behind(&self.pool, copy, now);
+            }
+            Err(event) => {
+                self.lose(event, DropReason::RetryOverflow, Note::new("its topic has an event waiting for its next try"), now)
+            }
+        }
     }
 
     /// Has the batch handled, whoever does it. Returns how many events were handled here.
@@ -249,18 +306,19 @@ impl Transactional {
             return 0;
         }
         let mut batch = std::mem::take(&mut self.batch);
-        if let Worker::Offloaded(offload) = &mut self.worker {
-            batch.drain(..).for_each(|event| offload.push(event));
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            batch.drain(..).for_each(|event| crew.push(event));
             self.batch = batch;
+            self.keys.clear();
             return 0;
         }
-        let mut verdicts = std::mem::take(&mut self.verdicts);
+        let (mut keys, mut verdicts) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.verdicts));
         let handled_at = self.run_inline(&batch, &mut verdicts, clock);
         let done = batch.len() as u32;
-        for (event, verdict) in batch.drain(..).zip(verdicts.drain(..)) {
-            self.settle(event, verdict, handled_at);
+        for ((event, key), verdict) in batch.drain(..).zip(keys.drain(..)).zip(verdicts.drain(..)) {
+            self.settle(event, key, verdict, handled_at);
         }
-        (self.batch, self.verdicts) = (batch, verdicts);
+        (self.batch, self.keys, self.verdicts) = (batch, keys, verdicts);
         done
     }
 
@@ -270,75 +328,90 @@ impl Transactional {
             return clock.now();
         };
         let before = clock.now();
-        verdicts.extend(batch.iter().map(|event| attempt(guard, &self.pool.view(event))));
+        self.failures.iter_mut().for_each(RecentFailures::clear);
+        verdicts.extend(batch.iter().map(|event| attempt(guard, &mut self.failures, &self.pool.view(event))));
         let after = clock.now();
         guard.check_budget(batch.len(), after.since(before), self.options.handler_budget);
         after
     }
 
     /// Sends an event on its way (T2).
-    fn settle(&mut self, event: Event, verdict: Verdict, handled_at: Nanos) {
+    fn settle(&mut self, event: Event, key: Option<DedupKey>, verdict: Verdict, handled_at: Nanos) {
         match verdict {
             Verdict::Done => {
-                let key = self.key(&event);
                 self.latency.record(self.pool.header(&event).received_at, handled_at);
                 self.counters.transactional.processed.add(1);
-                let push_index = self.outlet.deliver(event);
-                if let (Some(dedup), Some(key)) = (&mut self.dedup, key) {
-                    dedup.hand_over(key, push_index);
-                }
+                self.retries.leave(&self.pool, &event, handled_at);
+                self.duplicates.deliver(&self.pool, event, key, &mut self.outlet);
             }
             Verdict::Failed(error) => self.fail(event, &error, handled_at),
-            Verdict::Panicked(error) => self.lose(event, DropReason::HandlerPanic, error.note()),
+            Verdict::Behind => self.wait_behind(event, handled_at),
+            Verdict::Panicked(error) => self.lose(event, DropReason::HandlerPanic, error.note(), handled_at),
             Verdict::Disabled => {
-                self.lose(event, DropReason::HandlerPanic, Note::new("not tried: the handler is disabled after its panics"))
+                let note = Note::new("not tried: the handler is disabled after its panics");
+                self.lose(event, DropReason::HandlerPanic, note, handled_at)
             }
         }
     }
 
     fn fail(&mut self, event: Event, error: &HandlerError, now: Nanos) {
-        let failed_before = self.pool.header(&event).attempts;
+        let (failed_before, leads) = (self.pool.header(&event).attempts, self.pool.header(&event).is_detached());
         if failed_before >= self.retries.max_retries() {
-            return self.lose(event, DropReason::ProcessingFailed, error.note());
+            return self.lose(event, DropReason::ProcessingFailed, error.note(), now);
         }
         let attempts = failed_before + 1;
         match self.retries.detach(&self.pool, event, attempts) {
             Ok((copy, original)) => {
                 original.into_iter().for_each(|event| self.outlet.release_copied(event));
-                self.retries.push(copy, attempts, now);
+                self.retries.push_failed(&self.pool, copy, attempts, leads, now);
             }
-            Err(event) => self.lose(event, DropReason::RetryOverflow, error.note()),
+            Err(event) => self.lose(event, DropReason::RetryOverflow, error.note(), now),
         }
     }
 
-    fn lose(&mut self, event: Event, reason: DropReason, note: Note) {
-        let key = self.key(&event);
-        if let (Some(dedup), Some(key)) = (&mut self.dedup, key) {
-            dedup.forget(key);
-        }
-        self.outlet.dead_letter(event, reason, note);
-    }
-
-    /// Computed anew where it is needed (some 10 ns for a small event) instead of carried along with every event.
-    fn key(&self, event: &Event) -> Option<DedupKey> {
-        self.dedup.as_ref().map(|dedup| dedup.key(&self.pool, event))
+    fn lose(&mut self, event: Event, reason: DropReason, note: Note, now: Nanos) {
+        self.retries.leave(&self.pool, &event, now);
+        self.duplicates.lose(&self.pool, event, reason, note, &mut self.outlet);
     }
 
     fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
-        let must_look_again = self.outlet.held() > 0 || (self.offloaded() > 0 && !self.can_be_woken);
+        let must_look_again = self.outlet.held() > 0 || (self.offloaded() > 0 && self.runner.is_none());
         let blocked = must_look_again.then(|| now + BLOCKED_RETRY);
         // Without room a due retry can't be tried; asking for a poll at its time would spin.
         let retry = if self.room() == 0 { None } else { self.retries.deadline() };
-        let sweep = self.dedup.as_ref().map(|dedup| dedup.deadline(now));
+        let sweep = self.duplicates.deadline(now);
         [blocked, retry, sweep, self.latency.deadline()].into_iter().flatten().min()
     }
 }
 
+/// A thread for a handler.
+fn offload(
+    name: &str,
+    mut guard: TransactionGuard,
+    mut failures: Option<RecentFailures>,
+    options: &TransactionalOptions,
+    pool: &Arc<SharedPool>,
+    runner: Option<Waker>,
+) -> std::io::Result<Offload> {
+    let job = Box::new(move |event: &EventView<'_>| attempt(&mut guard, &mut failures, event));
+    Offload::start(name, options.offload_events_max, pool, runner, job)
+}
+
 /// One try.
-fn attempt(guard: &mut TransactionGuard, event: &EventView<'_>) -> Verdict {
+fn attempt(guard: &mut TransactionGuard, failures: &mut Option<RecentFailures>, event: &EventView<'_>) -> Verdict {
+    let (topic, leads) = (event.topic.as_bytes(), event.header.is_detached());
+    if let Some(failures) = failures
+        && failures.must_wait(topic, leads)
+    {
+        return Verdict::Behind;
+    }
     match guard.call(|handler| handler.handle(event)) {
         Called::Done(Ok(())) => Verdict::Done,
-        Called::Done(Err(error)) => Verdict::Failed(error),
+        Called::Done(Err(error)) => {
+            // A leader's line is there already.
+            failures.iter_mut().filter(|_| !leads).for_each(|failures| failures.failed(topic));
+            Verdict::Failed(error)
+        }
         Called::Panicked(error) => Verdict::Panicked(error),
         Called::Disabled => Verdict::Disabled,
     }
@@ -350,7 +423,7 @@ impl<R: Ring> Agent<R> for Transactional {
     }
 
     fn start(&mut self, ctx: &mut Context<'_, R>) {
-        self.dedup.iter_mut().for_each(|dedup| dedup.begin(ctx.now));
+        self.duplicates.begin(ctx.now);
     }
 
     fn complete(&mut self, completion: Completion, _: &mut Context<'_, R>) {
@@ -358,16 +431,19 @@ impl<R: Ring> Agent<R> for Transactional {
     }
 
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
-        self.dedup.iter_mut().for_each(|dedup| dedup.advance(ctx.now));
+        self.duplicates.advance(ctx.now);
         let moved = self.outlet.pump();
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            crew.begin_poll(self.gate.read().actions().spare_handlers);
+        }
         let mut handled = self.collect();
         self.take_due(ctx.now);
         let mut taken = self.batch.len() as u32;
         handled += self.work(ctx.ring);
-        taken += self.take_new();
+        taken += self.take_new(ctx.now);
         handled += self.work(ctx.ring);
-        if let Worker::Offloaded(offload) = &mut self.worker {
-            offload.publish();
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            crew.publish();
         }
         self.outlet.flush();
         self.retries.collect();

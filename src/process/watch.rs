@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::process::counters::ProcessCounters;
+use crate::process::counters::{DedupCounters, ProcessCounters};
 use crate::process::guard::HandlerHealth;
+use crate::wire::Tier;
 
 /// Remembers what was last said.
 pub struct ProcessWatch {
@@ -13,6 +14,8 @@ pub struct ProcessWatch {
     handlers: Vec<(Arc<HandlerHealth>, HandlerSeen)>,
     lookups: u64,
     hits: u64,
+    /// By tier, keyed and by body: the shrunken window that was told last, milliseconds.
+    windows: [[Option<u64>; 2]; Tier::COUNT],
 }
 
 #[derive(Clone, Copy, Default)]
@@ -29,7 +32,7 @@ impl ProcessWatch {
     /// Watches a node's processors.
     pub fn new(counters: Arc<ProcessCounters>, handlers: Vec<Arc<HandlerHealth>>) -> Self {
         let handlers = handlers.into_iter().map(|health| (health, HandlerSeen::default())).collect();
-        Self { counters, handlers, lookups: 0, hits: 0 }
+        Self { counters, handlers, lookups: 0, hits: 0, windows: Default::default() }
     }
 
     /// Tells what is new since the last look, one line each. Call about once a second.
@@ -38,12 +41,17 @@ impl ProcessWatch {
             look_at_handler(health, seen, say);
         }
         self.look_at_hits(say);
+        for (tier, told) in Tier::ALL.into_iter().zip(&mut self.windows) {
+            let tables = &self.counters.dedup[tier.index()];
+            look_at_window(tier, "--dedup-keyed-capacity", &tables.keyed, &mut told[0], say);
+            look_at_window(tier, "--dedup-capacity", &tables.by_body, &mut told[1], say);
+        }
     }
 
     /// More than one hit in a hundred look-ups: either a sender repeats itself, or events that are meant to differ do not.
     fn look_at_hits(&mut self, say: &mut dyn FnMut(log::Level, String)) {
-        let trans = &self.counters.transactional;
-        let (lookups, hits) = (trans.dedup_lookups.get(), trans.dedup_hits.get());
+        let table = &self.counters.dedup[Tier::Transactional.index()].by_body;
+        let (lookups, hits) = (table.lookups.get(), table.hits.get());
         let (new_lookups, new_hits) = (lookups - self.lookups, hits.saturating_sub(self.hits));
         if new_lookups < LOOKUPS_MIN {
             return;
@@ -56,6 +64,31 @@ impl ProcessWatch {
             );
             say(log::Level::Warn, line);
         }
+    }
+}
+
+/// A window shorter than the configured one is told once, again each time it halves, and when it is whole again.
+fn look_at_window(
+    tier: Tier,
+    flag: &str,
+    table: &DedupCounters,
+    told: &mut Option<u64>,
+    say: &mut dyn FnMut(log::Level, String),
+) {
+    let (window, configured) = (table.window_ms.get(), table.window_configured_ms.get());
+    let tier = tier.name();
+    if window >= configured {
+        if told.take().is_some() {
+            say(log::Level::Info, format!("dedup on {tier} remembers its whole window again, {} s", configured as f64 / 1e3));
+        }
+    } else if told.is_none_or(|told| window < told / 2) {
+        *told = Some(window);
+        let line = format!(
+            "dedup on {tier} remembers only the last {:.1} s of its window of {} s: that many new events fill {flag}",
+            window as f64 / 1e3,
+            configured as f64 / 1e3
+        );
+        say(log::Level::Warn, line);
     }
 }
 
@@ -100,9 +133,15 @@ mod tests {
         assert!(look().is_empty());
         guard.call(|()| panic!("as it is"));
         assert_eq!(look().len(), 2, "a panic, and disabled");
-        counters.transactional.dedup_lookups.add(1000);
-        counters.transactional.dedup_hits.add(11);
+        let table = &counters.dedup[Tier::Transactional.index()].by_body;
+        table.lookups.add(1000);
+        table.hits.add(11);
         assert_eq!(look().len(), 1);
         assert!(look().is_empty());
+        table.window_configured_ms.set(10_000);
+        for (window_ms, lines) in [(10_000, 0), (9_000, 1), (8_000, 0), (4_400, 1), (10_000, 1), (10_000, 0)] {
+            table.window_ms.set(window_ms);
+            assert_eq!(look().len(), lines, "{window_ms}");
+        }
     }
 }

@@ -13,9 +13,6 @@ use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::wire::Priority;
 
-/// The longest that a client pauses between two acts.
-const PAUSE_MAX: Nanos = Nanos::from_micros(400);
-
 /// Everything that was sent, by name.
 #[derive(Debug, Default)]
 pub struct Account {
@@ -30,7 +27,7 @@ impl Account {
         self.clients
     }
 
-    fn note(&mut self, frame: &SentFrame) {
+    pub(super) fn note(&mut self, frame: &SentFrame) {
         self.sent.entry(frame.key).or_insert_with(|| (frame.clone(), 0)).1 += 1;
     }
 }
@@ -46,18 +43,25 @@ pub struct FrameMix {
     pub long: u32,
     /// Per mille of frames that are sent twice.
     pub twice: u32,
+    /// The longest that the client pauses between two acts.
+    pub pause_max: Nanos,
 }
 
 /// Makes the frames of one client.
 #[derive(Debug)]
-struct FrameMaker {
+pub(super) struct FrameMaker {
     client: u32,
     next: u32,
-    mix: FrameMix,
+    pub(super) mix: FrameMix,
 }
 
 impl FrameMaker {
-    fn make(&mut self, rng: &mut Rng) -> SentFrame {
+    /// For a client of its own.
+    pub(super) fn new(mix: FrameMix, account: &mut Account) -> Self {
+        Self { client: account.new_client(), next: 0, mix }
+    }
+
+    pub(super) fn make(&mut self, rng: &mut Rng) -> SentFrame {
         let key = FrameKey { client: self.client, sequence: self.next };
         self.next += 1;
         let topic = match rng.below(4) {
@@ -114,8 +118,8 @@ pub struct TcpClient {
 impl TcpClient {
     /// A client that will send `frames` frames.
     pub fn new(manner: Manner, listener: Fd, frames: u32, mix: FrameMix, account: &mut Account, mut rng: Rng) -> Self {
-        let maker = FrameMaker { client: account.new_client(), next: 0, mix };
-        let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(PAUSE_MAX.0 * 8));
+        let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(mix.pause_max.0 * 8));
+        let maker = FrameMaker::new(mix, account);
         Self {
             manner,
             listener,
@@ -150,7 +154,7 @@ impl TcpClient {
         if self.done || ring.now() < self.next_at {
             return false;
         }
-        self.next_at = ring.now() + Nanos(self.rng.below(PAUSE_MAX.0));
+        self.next_at = ring.now() + Nanos(self.rng.below(self.maker.mix.pause_max.0));
         let Some(conn) = self.conn else {
             self.conn = ring.connect(self.listener);
             self.done = self.conn.is_none();
@@ -269,8 +273,8 @@ impl UdpClient {
         account: &mut Account,
         mut rng: Rng,
     ) -> Self {
-        let maker = FrameMaker { client: account.new_client(), next: 0, mix };
-        let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(PAUSE_MAX.0 * 8));
+        let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(mix.pause_max.0 * 8));
+        let maker = FrameMaker::new(mix, account);
         Self { sockets, maker, datagrams_left: datagrams, datagram_bytes_max, next_at, rng }
     }
 
@@ -284,7 +288,7 @@ impl UdpClient {
         if self.datagrams_left == 0 || ring.now() < self.next_at {
             return false;
         }
-        self.next_at = ring.now() + Nanos(self.rng.below(PAUSE_MAX.0));
+        self.next_at = ring.now() + Nanos(self.rng.below(self.maker.mix.pause_max.0));
         for _ in 0..self.rng.between(1..=6).min(u64::from(self.datagrams_left)) {
             self.datagrams_left -= 1;
             let (bytes, urgent) = self.datagram(account);

@@ -190,7 +190,13 @@ fn run(seed: u64) -> (Vec<u8>, Vec<Vec<u8>>, Account) {
     let echo = Rc::new(RefCell::new(Echo::new(listener, file.clone())));
     scheduler.seat(echo.clone());
     let mut account = Account::default();
-    let mix = FrameMix { priorities: Priority::ALL.to_vec(), frame_bytes_max: 256, long: 100, twice: 50 };
+    let mix = FrameMix {
+        priorities: Priority::ALL.to_vec(),
+        frame_bytes_max: 256,
+        long: 100,
+        twice: 50,
+        pause_max: Nanos::from_micros(400),
+    };
     let manners = [Manner::Orderly, Manner::Dribbling, Manner::ResetInFrame, Manner::Orderly, Manner::Orderly];
     let mut client = |manner| TcpClient::new(manner, listener, 30, mix.clone(), &mut account, rng.fork());
     let mut clients: Vec<TcpClient> = manners.into_iter().map(&mut client).collect();

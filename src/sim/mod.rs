@@ -4,8 +4,8 @@
 //! ```text
 //!  clients ──bytes──► net ┐                          ┌──────── scheduler ────────┐
 //!                         ├─ kernel ◄──Ring── agents ┤ polls, completions, time, │
-//!          disk ◄─────────┘   (faults)               │ stalls: in seeded order   │
-//!                                                    └───────────────────────────┘
+//!          disk ◄─────────┘   (faults)     ▲         │ stalls: in seeded order   │
+//!  publishers ──────────────── lanes ──────┘         └───────────────────────────┘
 //! ```
 //!
 //! Invariants:
@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod net;
 pub mod node;
 pub mod oracle;
+pub mod publishers;
 mod receive;
 pub mod ring;
 pub mod rng;

@@ -10,16 +10,18 @@ use super::frames;
 use super::ring::SimRing;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario, UdpManner};
 use super::scheduler::{Scheduler, SharedAgent};
-use crate::bus::{self, Dispatch, TierOptions, TierReceiver, TierSender};
-use crate::control::NodeGate;
-use crate::ingest::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
-use crate::metrics::ledger::{Ledger, LedgerCells};
+use crate::bus::{self, Dispatch, TierGauge, TierOptions, TierReceiver, TierSender};
+use crate::control::{Control, ControlStatus, ControlWiring, NodeGate, ShedByClass};
+use crate::ingest::{IngestCounters, Producer, ProducerWiring, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+use crate::metrics::latency::LatencyShared;
+use crate::metrics::ledger::{Counter, Ledger, LedgerCells};
 use crate::metrics::{Measured, Sample};
 use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
 use crate::process::{
-    Batch, BatchOptions, DedupOptions, HandlerError, HandlerMode, Inlet, ProcessCounters, ProcessorWiring, Realtime,
-    RealtimeOptions, RetryOptions, Transactional, TransactionalHandler, TransactionalOptions, WindowLog, WindowLogOptions,
-    WindowWriter,
+    Batch, BatchOptions, ClosedWindow, DedupBy, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet, PollBudget,
+    ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, Transactional,
+    TransactionalHandler, TransactionalOptions, WindowDefinition, WindowHandler, WindowLog, WindowLogOptions, WindowWriter,
+    duplicates_by_class,
 };
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -29,14 +31,19 @@ use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
 use crate::wire::{FrameLimits, Tier};
 
+/// Small: a hundred runs in a test make a hundred tables.
+const KEYED: DedupOptions = DedupOptions { capacity_keys: 1_024, ..DedupOptions::KEYED };
+
 /// Seats of the agents on the one runner.
 pub mod seat {
     /// The reactor.
     pub const REACTOR: usize = 0;
     /// The processors, by tier.
     pub const PROCESSORS: [usize; 3] = [1, 2, 3];
+    /// Control.
+    pub const CONTROL: usize = 4;
     /// The appender, if there is one.
-    pub const APPENDER: usize = 4;
+    pub const APPENDER: usize = 5;
 }
 
 /// A running node, with what the world needs of it.
@@ -49,6 +56,10 @@ pub struct SimNode {
     pub reactor: Rc<RefCell<Reactor>>,
     /// The concrete TRANSACTIONAL processor; its agent is seated.
     pub transactional: Rc<RefCell<Transactional>>,
+    /// What control tells.
+    pub control: Arc<ControlStatus>,
+    /// For publishers, the service's last.
+    pub producers: Vec<Producer>,
     /// Each agent's part.
     pub ledgers: Vec<Arc<LedgerCells>>,
     /// The log, if events are stored.
@@ -59,6 +70,8 @@ pub struct SimNode {
     pub collector: Collector,
     /// Writes closed windows.
     pub windows: WindowWriter,
+    /// BATCH events that came out of windows.
+    pub windowed: Arc<Counter>,
     /// Every agent's counters.
     pub measured: Vec<Arc<dyn Measured>>,
 }
@@ -81,8 +94,11 @@ impl SimNode {
     }
 }
 
-/// Makes pool partitions: the reactor's, and the retry memory.
-fn pool(scenario: &Scenario) -> (Arc<SharedPool>, PoolOwner, PoolOwner) {
+/// Events of the service lanes.
+const SERVICE_LANE_EVENTS: usize = 4;
+
+/// Makes pool partitions: the reactor's, the retry memory, and the publishers'.
+fn pool(scenario: &Scenario) -> (Arc<SharedPool>, PoolOwner, PoolOwner, Vec<PoolOwner>) {
     let strides = ClassStrides::new(FRAME_BYTES_MAX, scenario.chunk_bytes);
     let [small, medium, large] = scenario.slots;
     let gro_chunks = if scenario.udp == UdpManner::Gro { 2 } else { 0 };
@@ -90,11 +106,15 @@ fn pool(scenario: &Scenario) -> (Arc<SharedPool>, PoolOwner, PoolOwner) {
     let chunks = u32::from(scenario.chunks) + gro_chunks;
     let reactor = OwnerLayout::with_kernel_slots([small, medium + udp_slots, large, chunks, scenario.parking], udp_slots);
     let [small, medium, large] = scenario.retry_slots;
-    let layouts = [reactor, OwnerLayout::without_quotas([small, medium, large, 0, 0])];
+    let mut layouts = vec![reactor, OwnerLayout::without_quotas([small, medium, large, 0, 0])];
+    let [small, medium, large] = scenario.publisher_slots;
+    let publisher = OwnerLayout::with_kernel_slots([small, medium, large, 0, 0], 0);
+    layouts.resize(2 + scenario.publishers.len() + usize::from(scenario.service.is_some()), publisher);
     let arena = Arena::map(SharedPool::arena_bytes(&strides, &layouts)).expect("a simulated pool is small");
     let (shared, mut owners) = SharedPool::divide(arena, strides, &layouts);
-    let retry = owners.pop().expect("two layouts, two owners");
-    (shared, owners.pop().expect("two layouts, two owners"), retry)
+    let publishers = owners.split_off(2);
+    let retry = owners.pop().expect("an owner for each layout");
+    (shared, owners.pop().expect("an owner for each layout"), retry, publishers)
 }
 
 /// Hands out what each part of a node needs.
@@ -106,14 +126,16 @@ struct Builder<'a> {
     process: Arc<ProcessCounters>,
     ingest: Arc<IngestCounters>,
     gate: Arc<NodeGate>,
+    shed: Arc<ShedByClass>,
     ledgers: Vec<Arc<LedgerCells>>,
     inlets: [Vec<appender::Inlet>; Tier::COUNT],
     appended: Arc<AppenderCounters>,
+    windowed: Arc<Counter>,
 }
 
 /// Builds the node of a scenario and seats its agents.
 pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> SimNode {
-    let (pool, reactor_pool, retry_pool) = pool(scenario);
+    let (pool, reactor_pool, retry_pool, publisher_pools) = pool(scenario);
     let options = DeadLetterOptions { queue_letters: scenario.letters, ..DeadLetterOptions::new("unused".into()) };
     let (letters, collector) = DeadLetterQueue::manual(&options, vec![pool.clone()]);
     let mut builder = Builder {
@@ -124,46 +146,80 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
         process: Arc::default(),
         ingest: Arc::default(),
         gate: Arc::default(),
+        shed: Arc::new(ShedByClass::new(&Arc::default())),
         ledgers: Vec::new(),
         inlets: Default::default(),
         appended: Arc::default(),
+        windowed: Arc::default(),
     };
-    let (senders, receivers) = tiers(scenario);
+    let (mut senders, receivers, gauges) = tiers(scenario);
     let log = scenario.storage.then(|| builder.open_log());
-    let (listener, udp, reactor) = builder.reactor(reactor_pool, senders, log.as_ref());
+    let (listener, udp, reactor) = builder.reactor(reactor_pool, senders.remove(0), log.as_ref());
     scheduler.seat(reactor.clone());
     let [realtime, transactional, batch] = receivers;
     let wiring = builder.wiring(Tier::Realtime, realtime);
-    scheduler.seat(shared(Realtime::new(RealtimeOptions::default(), Vec::new(), wiring).expect("no thread is started")));
+    let options = RealtimeOptions { keyed: KEYED, ..RealtimeOptions::default() };
+    let realtime = Realtime::new(options, Vec::new(), wiring).expect("no thread is started");
+    let latency = realtime.latency();
+    scheduler.seat(shared(realtime));
     let transactional = builder.transactional(transactional, retry_pool);
     scheduler.seat(transactional.clone());
     let (batch, windows) = builder.batch(batch);
     scheduler.seat(batch);
+    let (agent, control) = builder.control(gauges, latency);
+    scheduler.seat(agent);
     if let Some(log) = &log {
         scheduler.seat(builder.appender(log));
     }
-    let Builder { letters, process, ingest, ledgers, appended, .. } = builder;
-    let mut measured: Vec<Arc<dyn Measured>> = vec![process, ingest, appended, letters.counters().clone()];
+    let producers = publisher_pools.into_iter().zip(senders).enumerate();
+    let producers = producers.map(|(number, (pool, tiers))| builder.producer(number, pool, tiers, log.as_ref())).collect();
+    let Builder { letters, process, ingest, shed, ledgers, appended, windowed, .. } = builder;
+    let mut measured: Vec<Arc<dyn Measured>> = vec![process, ingest, shed, appended, letters.counters().clone(), control.clone()];
     measured.extend(log.as_ref().map(|log| log.keeper_counters().clone() as Arc<dyn Measured>));
-    SimNode { listener, udp, reactor, transactional, ledgers, log, letters, collector, windows, measured }
+    SimNode {
+        listener,
+        udp,
+        reactor,
+        transactional,
+        control,
+        producers,
+        ledgers,
+        log,
+        letters,
+        collector,
+        windows,
+        windowed,
+        measured,
+    }
 }
 
 fn shared(agent: impl crate::agent::Agent<SimRing> + 'static) -> SharedAgent {
     Rc::new(RefCell::new(agent))
 }
 
-fn tiers(scenario: &Scenario) -> ([TierSender; Tier::COUNT], [TierReceiver; Tier::COUNT]) {
-    let mut receivers = Vec::new();
-    let senders = Tier::ALL.map(|tier| {
+type Tiers = (Vec<[TierSender; Tier::COUNT]>, [TierReceiver; Tier::COUNT], [TierGauge; Tier::COUNT]);
+
+/// The reactor's senders first, then those of each publisher.
+fn tiers(scenario: &Scenario) -> Tiers {
+    let (mut receivers, mut gauges) = (Vec::new(), Vec::new());
+    let mut by_tier = Tier::ALL.map(|tier| {
         let capacity_events = scenario.capacity[tier.index()];
-        let high_water_events = if scenario.flow_control { (capacity_events * 2 / 5).max(1) } else { capacity_events };
-        let overflow = scenario.overflow[tier.index()];
-        let options = TierOptions { capacity_events, producers: 1, overflow, high_water_events };
-        let (mut senders, receiver, _gauge) = bus::tier(options);
+        let (senders, receiver, gauge) = bus::tier(TierOptions {
+            capacity_events,
+            producers: 1 + scenario.publishers.len(),
+            overflow: scenario.overflow[tier.index()],
+            high_water_events: if scenario.flow_control { (capacity_events * 2 / 5).max(1) } else { capacity_events },
+            service_lane_events: if scenario.service.is_some() { SERVICE_LANE_EVENTS } else { 0 },
+        });
         receivers.push(receiver);
-        senders.pop().expect("one producer, one sender")
+        gauges.push(gauge);
+        senders.into_iter()
     });
-    (senders, receivers.try_into().expect("one receiver per tier"))
+    let producers = 1 + scenario.publishers.len() + usize::from(scenario.service.is_some());
+    let of_producer = |_| by_tier.each_mut().map(|senders| senders.next().expect("a sender for each producer"));
+    let senders = (0..producers).map(of_producer).collect();
+    let gauges = gauges.try_into().expect("one gauge per tier");
+    (senders, receivers.try_into().expect("one receiver per tier"), gauges)
 }
 
 impl Builder<'_> {
@@ -225,9 +281,30 @@ impl Builder<'_> {
             gate: self.gate.clone(),
             ledger: self.ledger(),
             counters: self.ingest.clone(),
-            id_base: u64::from(log.map_or(1, OpenLog::epoch)) << 48,
+            shed: self.shed.clone(),
+            id_base: id_base(log, 0),
         };
         (listener, udp, Rc::new(RefCell::new(Reactor::new(options, wiring))))
+    }
+
+    fn producer(
+        &mut self,
+        number: usize,
+        pool: PoolOwner,
+        tiers: [TierSender; Tier::COUNT],
+        log: Option<&OpenLog<SimDisk>>,
+    ) -> Producer {
+        Producer::new(ProducerWiring {
+            pool,
+            limits: FrameLimits { max_frame_bytes: FRAME_BYTES_MAX },
+            dispatch: Dispatch::default(),
+            tiers,
+            dead_letters: self.letters.sender(0),
+            gate: self.gate.clone(),
+            ledger: self.ledger(),
+            shed: Arc::new(ShedByClass::new(&Arc::default())),
+            id_base: id_base(log, 1 + number as u64),
+        })
     }
 
     fn wiring(&mut self, tier: Tier, receiver: TierReceiver) -> ProcessorWiring {
@@ -244,6 +321,12 @@ impl Builder<'_> {
             ledger: self.ledger(),
             dead_letters: self.letters.sender(0),
             counters: self.process.clone(),
+            duplicates: duplicates_by_class(&Arc::default()),
+            gate: self.gate.clone(),
+            budget: match self.scenario.wide_budgets {
+                true => PollBudget::by_level(self.gate.clone()),
+                false => PollBudget::narrow(),
+            },
             runner: None,
         }
     }
@@ -256,8 +339,15 @@ impl Builder<'_> {
         };
         let options = TransactionalOptions {
             // Far more than the frames of a run: nothing is forgotten for lack of room.
-            dedup: self.scenario.dedup.then(|| DedupOptions { capacity_keys: 32_768, ..DedupOptions::default() }),
-            retry: RetryOptions { backoff: Nanos::from_millis(2), jitter_seed: self.scenario.seed, ..RetryOptions::default() },
+            dedup_by: self.scenario.dedup.then_some(DedupBy::Content),
+            dedup: DedupOptions { capacity_keys: 32_768, ..DedupOptions::default() },
+            keyed: KEYED,
+            retry: RetryOptions {
+                policy: RetryPolicy { backoff: Nanos::from_millis(2), ..RetryPolicy::default() },
+                // Drawn apart from the scenario, so that all else stays as it was.
+                order: if self.scenario.seed.is_multiple_of(3) { RetryOrder::Topic } else { RetryOrder::None },
+                jitter_seed: self.scenario.seed,
+            },
             handler_panics_max: 4,
             ..TransactionalOptions::default()
         };
@@ -266,10 +356,24 @@ impl Builder<'_> {
     }
 
     fn batch(&mut self, receiver: TierReceiver) -> (SharedAgent, WindowWriter) {
-        let options = WindowLogOptions { topics_max: 8, topic_bytes_max: 256, ..WindowLogOptions::new("/dev/null") };
-        let (log, windows) = WindowLog::manual(&options, None, self.process.clone()).expect("/dev/null is always there");
-        let options = BatchOptions { window: Nanos::from_millis(5) };
-        (shared(Batch::new(options, log, self.wiring(Tier::Batch, receiver))), windows)
+        let options = WindowLogOptions { path: None, definitions: windows_of(self.scenario.seed), ..WindowLogOptions::new("") };
+        let handler = Box::new(CountWindowed(self.windowed.clone()));
+        let (log, windows) = WindowLog::manual(&options, Some(handler), self.process.clone()).expect("no file is opened");
+        (shared(Batch::new(BatchOptions { keyed: KEYED }, log, self.wiring(Tier::Batch, receiver))), windows)
+    }
+
+    fn control(&self, tiers: [TierGauge; Tier::COUNT], realtime: Arc<LatencyShared>) -> (SharedAgent, Arc<ControlStatus>) {
+        let thresholds = self.scenario.thresholds;
+        let status = Arc::new(ControlStatus::new(0, thresholds, self.ring.now(), self.ring.wall()));
+        let wiring = ControlWiring {
+            tiers,
+            ledgers: self.ledgers.clone(),
+            ingest: vec![self.ingest.clone()],
+            realtime,
+            gate: self.gate.clone(),
+            status: status.clone(),
+        };
+        (shared(Control::new(thresholds, wiring)), status)
     }
 
     fn appender(&mut self, log: &OpenLog<SimDisk>) -> SharedAgent {
@@ -291,6 +395,44 @@ impl Builder<'_> {
             counters: self.appended.clone(),
         };
         shared(Appender::new(options, parts).expect("the staging buffers are small"))
+    }
+}
+
+/// The first id of a producer: the log's epoch, the producer's number, a running number.
+fn id_base(log: Option<&OpenLog<SimDisk>>, producer: u64) -> u64 {
+    u64::from(log.map_or(1, OpenLog::epoch)) << 48 | producer << 40
+}
+
+/// The name of the definition that counts every BATCH event once.
+const EVERY_EVENT: &str = "every-event";
+
+/// The windows of a node: topics, too many for their rows, side by side or sliding by the seed; and all as one.
+fn windows_of(seed: u64) -> Vec<WindowDefinition> {
+    let slide = Nanos::from_millis(5);
+    let length = if seed.is_multiple_of(2) { slide } else { Nanos(slide.0 * 3) };
+    let topics = WindowDefinition { slide, groups_max: 8, group_bytes_max: 256, ..WindowDefinition::topics(length) };
+    let every = WindowDefinition {
+        name: EVERY_EVENT.to_owned(),
+        group_by: GroupBy::Filter,
+        length: Nanos::from_millis(7),
+        slide: Nanos::from_millis(7),
+        ..topics.clone()
+    };
+    vec![topics, every]
+}
+
+/// Counts the events of windows that lie side by side, each of which holds an event once.
+struct CountWindowed(Arc<Counter>);
+
+impl WindowHandler for CountWindowed {
+    fn name(&self) -> &'static str {
+        "count_windowed"
+    }
+
+    fn window_closed(&mut self, window: &ClosedWindow<'_>) {
+        if window.definition == EVERY_EVENT {
+            self.0.add(window.events);
+        }
     }
 }
 

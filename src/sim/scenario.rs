@@ -6,6 +6,7 @@ use super::faults::Faults;
 use super::rng::Rng;
 use super::scheduler::Pace;
 use crate::bus::Overflow;
+use crate::control::Thresholds;
 use crate::storage::Durability;
 use crate::sys::clock::Nanos;
 use crate::wire::{Priority, Tier};
@@ -94,6 +95,10 @@ pub struct Scenario {
     pub min_free: bool,
     /// Whether the disk fills up now and then.
     pub disk_fills: bool,
+    /// What control takes for too much.
+    pub thresholds: Thresholds,
+    /// Whether processors' budgets grow with the level.
+    pub wide_budgets: bool,
     /// Whether the drain comes in the middle of the load.
     pub early_drain: bool,
     /// What goes wrong in the kernel.
@@ -104,6 +109,12 @@ pub struct Scenario {
     pub tcp: Vec<(Manner, u32, FrameMix)>,
     /// UDP clients: how many datagrams they send.
     pub udp_clients: Vec<(u32, FrameMix)>,
+    /// Programs in the engine's process: how many events they publish.
+    pub publishers: Vec<(u32, FrameMix)>,
+    /// One more, with the service lanes.
+    pub service: Option<(u32, FrameMix)>,
+    /// A publisher's event slots: small, medium, large.
+    pub publisher_slots: [u32; 3],
 }
 
 impl Scenario {
@@ -140,15 +151,35 @@ impl Scenario {
             flush_events: *rng.pick(&[1, 10, 100]),
             allocate_bytes: *rng.pick(&[0, 64 << 10, 1 << 20]),
             disk_fills: storage && rng.chance(250),
+            thresholds: thresholds(rng, capacity),
+            wide_budgets: rng.chance(500),
             early_drain: rng.chance(200),
             faults: faults(rng),
             pace: pace(rng),
             tcp: (0..rng.between(1..=7)).map(|_| tcp_client(rng)).collect(),
             udp_clients: (0..rng.between(0..=2)).map(|_| (rng.between(10..=60) as u32, frame_mix(rng))).collect(),
+            publishers: (0..rng.between(0..=2)).map(|_| (rng.between(10..=120) as u32, frame_mix(rng))).collect(),
+            service: rng.chance(400).then(|| (rng.between(10..=60) as u32, frame_mix(rng))),
+            publisher_slots: [rng.between(4..=60) as u32, rng.between(2..=8) as u32, 1],
             segment_bytes: *rng.pick(&[6 << 10, 20 << 10, 100 << 10, 1 << 20]),
             retention_bytes: if rng.chance(150) { 20 << 10 } else { 0 },
             min_free: rng.chance(300),
         }
+    }
+}
+
+/// On most seeds far below what lanes hold, so that levels are reached by a few events; on some as if there were no control.
+fn thresholds(rng: &mut Rng, capacity: [usize; Tier::COUNT]) -> Thresholds {
+    if rng.chance(200) {
+        return Thresholds { max_queue_depth: 1 << 20, min_events_for_evaluation: u64::MAX, ..Thresholds::default() };
+    }
+    let deepest = capacity.into_iter().max().unwrap_or(1) as u64;
+    Thresholds {
+        max_queue_depth: (deepest / rng.between(1..=8)).max(2),
+        max_drop_rate_millipercent: *rng.pick(&[1_000, 2_000, 10_000]),
+        max_latency: Nanos::from_millis(*rng.pick(&[1, 100])),
+        min_events_for_evaluation: *rng.pick(&[10, 50, 1_000]),
+        recovery_permille: *rng.pick(&[500, 800]),
     }
 }
 
@@ -210,5 +241,7 @@ fn frame_mix(rng: &mut Rng) -> FrameMix {
         frame_bytes_max: FRAME_BYTES_MAX as usize,
         long: *rng.pick(&[0, 50, 200]),
         twice: *rng.pick(&[0, 100]),
+        // Some clients are slow enough for levels to come and go under their load.
+        pause_max: Nanos::from_micros(*rng.pick(&[400, 400, 400, 20_000])),
     }
 }

@@ -6,10 +6,12 @@ use super::clients::{Account, TcpClient, UdpClient};
 use super::disk::Left;
 use super::node::{self, SimNode, seat};
 use super::oracle::{self, Arrivals, LogRules, Stored};
+use super::publishers::SimPublisher;
 use super::ring::SimRing;
 use super::rng::Rng;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario};
 use super::scheduler::Scheduler;
+use crate::control::Level;
 use crate::metrics::ledger::LedgerTerms;
 use crate::pool::Source;
 use crate::storage::StoreState;
@@ -22,8 +24,9 @@ const STEPS_MAX: u64 = 3_000_000;
 /// The longest that clients are waited for: some never get a descriptor, as silent ones keep them all.
 const LIVE_MAX: Nanos = Nanos::from_millis(3_000);
 
-/// The longest that the engine may take to come to rest by itself.
-const SETTLE_MAX: Nanos = Nanos::from_millis(5_000);
+/// The longest that the engine may take to come to rest by itself and back to HEALTHY: what was lost is seen for 10 s, and four levels
+/// are left with a dwell each, which doubles with each return.
+const CALM_MAX: Nanos = Nanos::from_millis(120_000);
 
 /// The longest time in which a disk stays full.
 const FULL_MAX: Nanos = Nanos::from_millis(100);
@@ -92,6 +95,7 @@ struct World<'a> {
     account: Account,
     tcp: Vec<TcpClient>,
     udp: Vec<UdpClient>,
+    publishers: Vec<SimPublisher>,
     /// When the disk has room again, if it is full.
     full_until: Option<Nanos>,
     /// How often the disk may still fill up.
@@ -112,7 +116,7 @@ impl<'a> World<'a> {
         let mut rng = Rng::new(scenario.seed);
         let ring = SimRing::new(rng.next_u64(), scenario.faults.clone());
         let mut scheduler = Scheduler::new(ring.clone(), rng.fork(), scenario.pace);
-        let node = node::build(scenario, &ring, &mut scheduler);
+        let mut node = node::build(scenario, &ring, &mut scheduler);
         let mut account = Account::default();
         let mut tcp = Vec::new();
         for (manner, frames, mix) in &scenario.tcp {
@@ -123,6 +127,10 @@ impl<'a> World<'a> {
             let sockets = node.udp.expect("filtered above");
             udp.push(UdpClient::new(sockets, *datagrams, 2000, mix.clone(), &mut account, rng.fork()));
         }
+        let loads = scenario.publishers.iter().chain(&scenario.service).cloned();
+        let producers = std::mem::take(&mut node.producers);
+        let publisher = |(producer, (frames, mix))| SimPublisher::new(producer, frames, mix, &mut account, rng.fork());
+        let publishers = producers.into_iter().zip(loads).map(publisher).collect();
         let fills_left = if scenario.disk_fills { FILLS_MAX } else { 0 };
         Self {
             scenario,
@@ -133,6 +141,7 @@ impl<'a> World<'a> {
             account,
             tcp,
             udp,
+            publishers,
             full_until: None,
             fills_left,
             live_until: None,
@@ -171,10 +180,12 @@ impl<'a> World<'a> {
         self.is_stuck = false;
         self.clients_rest = true;
         let began = self.ring.now();
-        while self.rest() > 0 {
+        // A level may hold connections until it is left; that is bounded by its dwell and by how far back it looks.
+        while self.rest() > 0 || self.node.control.reading().level > Level::Healthy {
             self.step();
-            let is_in_time = self.ring.now().since(began) < SETTLE_MAX && !self.is_stuck;
-            assert!(is_in_time, "O8: {} of what arrived have no outcome:\n{}", self.rest(), self.scheduler.describe());
+            let is_in_time = self.ring.now().since(began) < CALM_MAX && !self.is_stuck;
+            let level = self.node.control.reading().level;
+            assert!(is_in_time, "O8: {} without an outcome, {level:?}:\n{}", self.rest(), self.scheduler.describe());
         }
         self.clients_rest = false;
     }
@@ -196,7 +207,8 @@ impl<'a> World<'a> {
     fn drain(&mut self) {
         self.mend_disk();
         self.live_until = None;
-        let stages: [&[usize]; 3] = [&[seat::REACTOR], &seat::PROCESSORS, &[seat::APPENDER]];
+        self.publishers.iter_mut().for_each(SimPublisher::close);
+        let stages: [&[usize]; 3] = [&[seat::CONTROL, seat::REACTOR], &seat::PROCESSORS, &[seat::APPENDER]];
         for stage in &stages[..if self.scenario.storage { 3 } else { 2 }] {
             stage.iter().for_each(|seat| self.scheduler.drain(*seat));
             self.stage = stage;
@@ -241,11 +253,16 @@ impl<'a> World<'a> {
         if self.clients_rest {
             return;
         }
-        let who = self.rng.index(self.tcp.len() + self.udp.len());
-        match self.tcp.get_mut(who) {
-            Some(client) => client.act(&self.ring, &mut self.account),
-            None => self.udp[who - self.tcp.len()].act(&self.ring, &mut self.account),
-        };
+        let (tcp, udp) = (self.tcp.len(), self.udp.len());
+        let who = self.rng.index(tcp + udp + self.publishers.len());
+        if who < tcp {
+            self.tcp[who].act(&self.ring, &mut self.account);
+        } else if who < tcp + udp {
+            self.udp[who - tcp].act(&self.ring, &mut self.account);
+        } else if self.publishers[who - tcp - udp].act(&self.ring, &mut self.account) {
+            // Into the lanes, past the ring: any processor may be concerned.
+            self.scheduler.stir();
+        }
     }
 
     /// The helper threads' part: a dead letter, or a closed window. False: nothing waits for them.
@@ -278,7 +295,8 @@ impl<'a> World<'a> {
 
     fn clients_next(&self) -> Option<Nanos> {
         let tcp = self.tcp.iter().filter_map(TcpClient::next_at);
-        let next = tcp.chain(self.udp.iter().filter_map(UdpClient::next_at)).min();
+        let udp = self.udp.iter().filter_map(UdpClient::next_at);
+        let next = tcp.chain(udp).chain(self.publishers.iter().filter_map(SimPublisher::next_at)).min();
         next.filter(|_| !self.clients_rest)
     }
 
@@ -309,8 +327,13 @@ impl<'a> World<'a> {
         oracle::check_receipts(&ledger, &least, &most);
         self.check_letters(&total);
         self.check_rest();
+        let mut counters = self.node.counters();
+        assert_eq!(self.node.windowed.get(), counters["events_processed batch"], "O9: BATCH events in windows, and processed");
         let log_checksum = self.check_log();
-        Outcome { terms: total, counters: self.node.counters(), steps: self.steps, log_checksum }
+        for (name, count) in self.publishers.iter().flat_map(SimPublisher::counters) {
+            *counters.entry(name.clone()).or_default() += count;
+        }
+        Outcome { terms: total, counters, steps: self.steps, log_checksum }
     }
 
     /// What agents must have received, and what they may have: bytes that came after the engine itself ended a connection need not be
@@ -332,6 +355,10 @@ impl<'a> World<'a> {
                 most.add(Source::Udp, &datagram.bytes, FRAME_BYTES_MAX as usize);
             }
         }
+        for published in self.publishers.iter().map(SimPublisher::arrivals) {
+            least.add_all(published);
+            most.add_all(published);
+        }
         (least, most)
     }
 
@@ -346,6 +373,8 @@ impl<'a> World<'a> {
         assert_eq!(self.ring.accepted_open(), 0, "O5: connections open after the drain");
         self.ring.close_ring();
         assert_eq!(self.node.reactor.borrow_mut().slots_missing(), 0, "O5: slots of the reactor are missing");
+        let missing: u64 = self.publishers.iter_mut().map(SimPublisher::slots_missing).sum();
+        assert_eq!(missing, 0, "O5: slots of the publishers are missing");
         assert_eq!(self.node.transactional.borrow_mut().slots_missing(), 0, "O5: slots of the retry memory are missing");
     }
 

@@ -10,10 +10,11 @@
 //! - `format` is the bytes, without I/O; `names` are the files; `walk` goes over a file and tells damage from a torn tail; `segments` looks
 //!   over the row of them.
 //! - `log_file` is the seam to the disk outside of the ring; the ring itself is [`crate::sys::io::Ring`].
+//! - `rotating_file` is a bounded file of lines, for everything that helper threads write.
 //! - `status` is what everybody else may know: watermarks, state, progress per inlet.
 //!
 //! Named invariants: F (`format`), K (`walk`), S (`segments`), V (`recovery`), B (`open`), G (`staging`), A (`appender`), H (`keeper`),
-//! N (`node_reader`), X (`repair`), D (`dead_letter`).
+//! N (`node_reader`), X (`repair`), D (`dead_letter`), R (`rotating_file`).
 //!
 //! What it does not do: replicate, compact.
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ pub mod reader;
 pub mod recovery;
 pub mod repair;
 pub mod rfc3339;
+pub mod rotating_file;
 pub mod segments;
 mod staging;
 pub mod status;

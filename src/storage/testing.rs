@@ -246,7 +246,8 @@ pub(super) fn header(id: u64, tier: Tier, topic: &str, body: &[u8]) -> EventHead
         tier,
         source: Source::Tcp,
         attempts: 0,
-        reserved: [0; 26],
+        reserved: [0; 10],
+        key: None,
     }
 }
 

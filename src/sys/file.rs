@@ -1,8 +1,9 @@
-//! File calls that the standard library does not wrap: the POSIX lock with its holder's pid, allocation, and what the file system is.
+//! File calls that the standard library does not wrap: the POSIX lock with its holder's pid, allocation, what the file system is, files in
+//! memory.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// How an attempt to lock a file ended.
 #[derive(Debug)]
@@ -109,4 +110,21 @@ fn file_system(file: &File) -> io::Result<libc::statfs> {
     // SAFETY: `facts` is a valid, exclusively borrowed statfs; the descriptor is open.
     let status = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut facts) };
     if status == 0 { Ok(facts) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file in memory with these bytes, to be read from its start; it goes when its last descriptor is closed.
+///
+/// # Errors
+/// Whatever memfd_create or writing says.
+pub fn memory_file(bytes: &[u8]) -> io::Result<File> {
+    // SAFETY: the name is a C string that outlives the call.
+    let descriptor = unsafe { libc::memfd_create(c"eventstream".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is fresh and nobody else's.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }

@@ -35,18 +35,6 @@ pub enum HugePages {
     Required,
 }
 
-impl std::str::FromStr for HugePages {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(HugePages::Auto),
-            "off" => Ok(HugePages::Off),
-            "required" => Ok(HugePages::Required),
-            _ => Err(format!("`{text}` is not one of auto, off, required")),
-        }
-    }
-}
-
 /// How to reserve an arena.
 #[derive(Clone, Copy, Debug)]
 pub struct ArenaOptions<'a> {
@@ -216,6 +204,17 @@ impl Arena {
     /// The first byte.
     pub(crate) fn start(&self) -> *mut u8 {
         self.map.as_mut_ptr()
+    }
+}
+
+/// Asks for huge pages behind memory that nothing has touched yet. No effect where the host gives none, and none on the contents.
+pub fn advise_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
+    let range = memory.as_mut_ptr_range();
+    let (start, end) =
+        (range.start.addr().next_multiple_of(HUGE_PAGE_BYTES), range.end.addr() / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
+    if start < end {
+        // SAFETY: the range lies within the slice, and MADV_HUGEPAGE changes how its pages are backed, never what they hold.
+        unsafe { libc::madvise(range.start.with_addr(start).cast(), end - start, libc::MADV_HUGEPAGE) };
     }
 }
 

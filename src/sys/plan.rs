@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! cores of a node   runners
-//! 1-3               [reactor realtime transactional batch appender]            run to completion, the rest for kernel and helpers
-//! 4                 [reactor] [realtime] [transactional batch] [appender]
-//! 5 and more        [reactor × --reactors-per-node] [realtime] [transactional] [batch] [appender]
+//! 1-3               [reactor realtime transactional batch appender control]    run to completion, the rest for kernel and helpers
+//! 4                 [reactor control] [realtime] [transactional batch] [appender]
+//! 5 and more        [reactor × --reactors-per-node] [realtime] [transactional] [batch] [appender], control with the first reactor
 //! ```
 //!
 //! One thread to completion moves 25 M events/s where a split over two cores that also carry the sender moves 10 M, so a node is split only
@@ -36,11 +36,13 @@ pub enum Role {
     Batch,
     /// Writes the log.
     Appender,
+    /// Judges how much of the load is taken. Never has a core of its own: it sits with the first reactor, which any load wakes.
+    Control,
 }
 
 impl Role {
     /// All, in the order of the flow.
-    pub const ALL: [Role; 5] = [Role::Reactor, Role::Realtime, Role::Transactional, Role::Batch, Role::Appender];
+    pub const ALL: [Role; 6] = [Role::Reactor, Role::Realtime, Role::Transactional, Role::Batch, Role::Appender, Role::Control];
 
     /// The name in `--cores` and in plans.
     pub const fn name(self) -> &'static str {
@@ -50,6 +52,7 @@ impl Role {
             Role::Transactional => "transactional",
             Role::Batch => "batch",
             Role::Appender => "appender",
+            Role::Control => "control",
         }
     }
 }
@@ -358,6 +361,7 @@ fn plan_node(share: Share, reactors_wanted: u8, notes: &mut Vec<String>) -> Node
         groups.push(Role::ALL.map(only).to_vec());
     } else {
         groups.extend((0..reactors).map(|instance| vec![Seat { role: Role::Reactor, instance: instance as u8 }]));
+        groups[0].push(only(Role::Control));
         groups.push(vec![only(Role::Realtime)]);
         if cores > reactors + SPLIT_CORES_MIN - 1 {
             groups.extend([vec![only(Role::Transactional)], vec![only(Role::Batch)]]);
@@ -435,14 +439,14 @@ mod tests {
     fn few_cores_run_everything_to_completion_on_one() {
         for cores in 1..SPLIT_CORES_MIN {
             let plan = planned(&format!("node:1 core:{cores} pu:1"), CoreRequest::default()).unwrap();
-            assert_eq!(shape(&plan), [vec![(0, 5)]]);
+            assert_eq!(shape(&plan), [vec![(0, 6)]]);
         }
     }
 
     #[test]
     fn four_cores_share_only_transactional_and_batch() {
         let plan = planned("node:1 core:4 pu:2", CoreRequest::default()).unwrap();
-        assert_eq!(shape(&plan), [vec![(0, 1), (2, 1), (4, 2), (6, 1)]], "one CPU of each core");
+        assert_eq!(shape(&plan), [vec![(0, 2), (2, 1), (4, 2), (6, 1)]], "one CPU of each core");
     }
 
     #[test]
@@ -452,7 +456,7 @@ mod tests {
         assert_eq!(plan.nodes[0].runners.len(), 7);
         assert!(plan.notes.is_empty());
         let plan = planned("node:1 core:5 pu:1", request(3)).unwrap();
-        assert_eq!(shape(&plan), [vec![(0, 1), (1, 1), (2, 1), (3, 2), (4, 1)]]);
+        assert_eq!(shape(&plan), [vec![(0, 2), (1, 1), (2, 1), (3, 2), (4, 1)]]);
         assert!(plan.notes[0].starts_with("2 instead of 3 reactors"));
     }
 
@@ -467,16 +471,16 @@ mod tests {
     #[test]
     fn pretended_nodes_divide_or_share_the_cpus() {
         let two = CoreRequest { nodes: Some(2), ..CoreRequest::default() };
-        assert_eq!(shape(&planned("node:1 core:8 pu:1", two.clone()).unwrap())[1][0], (4, 1));
+        assert_eq!(shape(&planned("node:1 core:8 pu:1", two.clone()).unwrap())[1][0], (4, 2));
         let shared = planned("node:1 core:1 pu:1", two).unwrap();
-        assert_eq!(shape(&shared), [vec![(0, 5)], vec![(0, 5)]]);
+        assert_eq!(shape(&shared), [vec![(0, 6)], vec![(0, 6)]]);
         assert_eq!(shared.notes.len(), 2);
     }
 
     #[test]
     fn a_list_of_cpus_is_taken_in_its_order() {
         let request = |text: &str| CoreRequest { cores: text.parse().unwrap(), ..CoreRequest::default() };
-        assert_eq!(shape(&planned("node:1 core:8 pu:1", request("5,1-3")).unwrap()), [vec![(5, 1), (1, 1), (2, 2), (3, 1)]]);
+        assert_eq!(shape(&planned("node:1 core:8 pu:1", request("5,1-3")).unwrap()), [vec![(5, 2), (1, 1), (2, 2), (3, 1)]]);
         assert_eq!(planned("node:1 core:2 pu:1", request("2")).unwrap_err(), PlanRefusal::NoSuchCpu { cpu: 2 });
         assert_eq!(planned("node:1 core:2 pu:1", request("1,0-1")).unwrap_err(), PlanRefusal::CpuTwice { cpu: 1 });
     }
@@ -485,7 +489,7 @@ mod tests {
     fn roles_by_name_share_runners_where_they_name_the_same_cpu() {
         let request = |text: &str| CoreRequest { cores: text.parse().unwrap(), ..CoreRequest::default() };
         let plan = planned("node:1 core:4 pu:1", request("batch=2,reactor=0,realtime=1,transactional=2")).unwrap();
-        assert_eq!(shape(&plan), [vec![(0, 2), (1, 1), (2, 2)]], "the appender runs with the reactor");
+        assert_eq!(shape(&plan), [vec![(0, 3), (1, 1), (2, 2)]], "the appender and control run with the reactor");
         assert_eq!(planned("node:1 core:4 pu:1", request("realtime=1")).unwrap_err(), PlanRefusal::NoReactor);
         assert_eq!(planned("node:1 core:4 pu:1", request("reactor=1,reactor=1")).unwrap_err(), PlanRefusal::CpuTwice { cpu: 1 });
         let twice = planned("node:1 core:4 pu:1", request("reactor=1,batch=1,batch=2")).unwrap_err();
@@ -515,7 +519,7 @@ mod tests {
         let text: Vec<String> = CorePlan::examples().iter().map(|(_, plan)| plan.to_string()).collect();
         assert_eq!(
             text[2],
-            "node 0  memory node 0, 4 cores\n  cpu 0    reactor\n  cpu 1    realtime\n  cpu 2    transactional, batch\n  cpu 3    appender\n"
+            "node 0  memory node 0, 4 cores\n  cpu 0    reactor, control\n  cpu 1    realtime\n  cpu 2    transactional, batch\n  cpu 3    appender\n"
         );
         assert!(text[4].contains("node 1  memory node 1, 32 cores"));
     }

@@ -79,6 +79,19 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Keeps the descriptors that are open now, beside the first three, from programs that are run later; those that the engine opens are kept from
+/// them anyway. Call once, before there are rules that run programs. Best effort.
+pub fn keep_descriptors_from_programs() {
+    // SAFETY: no pointers; only flags of descriptors change.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+}
+
+/// Kills a process group, given by its leader, with SIGKILL. Call only for a leader that has not been waited for: its number is taken till then.
+pub fn kill_process_group(leader: u32) {
+    // SAFETY: no pointers. A group that has just ended is ESRCH, and no harm.
+    unsafe { libc::kill(-(leader as libc::pid_t), libc::SIGKILL) };
+}
+
 fn limits_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes into an exclusively borrowed rlimit; fails only for resources that don't exist.

@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use super::clock::Nanos;
 use super::io::Fd;
 use std::sync::Arc;
 
@@ -42,6 +43,11 @@ impl ParkState {
     /// Waker: whether the sleeper must be woken, by this caller.
     pub(crate) fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst); // W1
+        self.is_mine_to_wake()
+    }
+
+    /// The part of `must_wake` after its fence.
+    fn is_mine_to_wake(&self) -> bool {
         self.0.load(Ordering::Relaxed) == PARKED
             && self.0.compare_exchange(PARKED, RUNNING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -101,6 +107,16 @@ impl Waker {
         unsafe { libc::write(self.inner.event.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 
+    /// Sleeps until it is woken or notified, or `patience` is over (to the millisecond); may return early. For threads without a ring, in
+    /// place of the wait in it: between [`ParkState::announce`] with its last look and [`ParkState::resume`].
+    pub(crate) fn sleep(&self, patience: Option<Nanos>) {
+        let timeout_ms = patience.map_or(-1, |patience| i32::try_from(patience.0.div_ceil(1_000_000)).unwrap_or(i32::MAX));
+        let mut watched = libc::pollfd { fd: self.inner.event.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd, whose descriptor `inner` keeps open. A signal (EINTR) is an early return.
+        unsafe { libc::poll(&raw mut watched, 1, timeout_ms) };
+        self.drain();
+    }
+
     /// Empties the eventfd after a wake-up.
     pub(crate) fn drain(&self) {
         let mut count = 0u64;
@@ -109,8 +125,14 @@ impl Waker {
     }
 }
 
+/// Wakes those of many that sleep, for the price of one fence.
+pub(crate) fn wake_all(wakers: &[Waker]) {
+    fence(Ordering::SeqCst); // W1, for each of them.
+    wakers.iter().filter(|waker| waker.inner.state.is_mine_to_wake()).for_each(Waker::notify);
+}
+
 #[cfg(all(test, loom))]
-mod loom_tests {
+pub(crate) mod loom_tests {
     use loom::sync::{Arc, Condvar, Mutex};
     use loom::thread;
 
@@ -118,19 +140,19 @@ mod loom_tests {
 
     /// Stands for the eventfd: stays readable until it is drained.
     #[derive(Default)]
-    struct Event {
+    pub(crate) struct Event {
         readable: Mutex<bool>,
         changed: Condvar,
     }
 
     impl Event {
-        fn notify(&self) {
+        pub(crate) fn notify(&self) {
             *self.readable.lock().unwrap() = true;
             self.changed.notify_one();
         }
 
         /// Sleeps until it is readable. Loom reports a deadlock if it never is.
-        fn sleep(&self) {
+        pub(crate) fn sleep(&self) {
             let mut readable = self.readable.lock().unwrap();
             while !*readable {
                 readable = self.changed.wait(readable).unwrap();

@@ -115,3 +115,12 @@ impl Tier {
         }
     }
 }
+
+impl std::str::FromStr for Tier {
+    type Err = String;
+    /// Parses a name, in any case.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = Tier::ALL.into_iter().find(|tier| tier.name().eq_ignore_ascii_case(text));
+        named.ok_or_else(|| format!("`{text}` is not one of realtime, transactional, batch"))
+    }
+}

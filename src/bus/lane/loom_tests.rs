@@ -9,6 +9,8 @@ use loom::thread;
 use super::{LaneConsumer, LaneProducer, lane};
 use crate::pool::Event;
 use crate::sync::Arc;
+use crate::sys::wake::ParkState;
+use crate::sys::wake::loom_tests::Event as Readable;
 
 /// What events point to: written before an event is sent, read by whoever takes it. Loom fails on any access that is not ordered.
 struct Bytes(Vec<UnsafeCell<u64>>);
@@ -120,5 +122,39 @@ fn a_full_lane_refuses_until_the_consumer_has_taken_and_reuse_is_ordered() {
         let (mut consumer, mut taken) = popper.join().unwrap();
         taken.extend(pop(&mut consumer, &bytes, 2));
         assert_eq!(taken, (0..sent).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_producer_that_sleeps_for_room_is_woken_by_the_consumer() {
+    loom::model(|| {
+        let (mut producer, mut consumer) = lane(1);
+        let bytes = Bytes::new(2);
+        let shared = Arc::new((ParkState::new(), Readable::default()));
+        assert!(producer.push(bytes.event(0)).is_ok());
+        producer.publish();
+        let (consumer_bytes, sleeper) = (bytes.clone(), shared.clone());
+        let popper = thread::spawn(move || {
+            let taken = pop(&mut consumer, &consumer_bytes, 1);
+            // T5 in `tier`: the room is there before the wake-up.
+            if sleeper.0.must_wake() {
+                sleeper.1.notify();
+            }
+            (consumer, taken)
+        });
+        let (state, readable) = &*shared;
+        while producer.free() == 0 {
+            state.announce();
+            // The last look (U2 in `ingest::publisher`).
+            if producer.free() == 0 {
+                readable.sleep();
+            }
+            state.resume();
+        }
+        assert!(producer.push(bytes.event(1)).is_ok());
+        producer.publish();
+        let (mut consumer, mut taken) = popper.join().unwrap();
+        taken.extend(pop(&mut consumer, &bytes, 1));
+        assert_eq!(taken, [0, 1]);
     });
 }

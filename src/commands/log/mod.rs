@@ -118,7 +118,7 @@ struct DumpArgs {
 
 /// A moment as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
+pub(super) enum Moment {
     At(WallNanos),
     SecondsAgo(u64),
 }
@@ -137,7 +137,8 @@ impl FromStr for Moment {
 }
 
 impl Moment {
-    fn resolve(self, now: WallNanos) -> WallNanos {
+    /// The moment, as seen from now.
+    pub(super) fn resolve(self, now: WallNanos) -> WallNanos {
         match self {
             Moment::At(at) => at,
             Moment::SecondsAgo(seconds) => WallNanos(now.0.saturating_sub(seconds.saturating_mul(1_000_000_000))),

@@ -2,29 +2,13 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
 use crossbeam_queue::ArrayQueue;
-use serde::Serialize;
 
-use super::{Letter, LettersShared};
-use crate::pool::{Releaser, SharedPool};
-use crate::storage::rfc3339::Rfc3339;
+use super::line::{Letter, SampleKind, write_line};
+use super::{LettersShared, Queued};
+use crate::metrics::ledger::DropReason;
+use crate::pool::{Event, EventHeader, Releaser, SharedPool};
 use crate::sys::clock::{Nanos, WallNanos};
-
-/// One line. Fields in the order in which people read them.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    reason: &'static str,
-    tier: &'static str,
-    priority: &'static str,
-    source: &'static str,
-    id: u64,
-    received: String,
-    topic: &'a str,
-    body: &'a str,
-    note: &'a str,
-}
 
 /// Which letters of a second are encoded: all up to the full rate, then one in a hundred.
 #[derive(Debug)]
@@ -61,7 +45,7 @@ pub enum Collected {
 /// Takes letters off the queue. One per queue; on the helper thread, or polled by the simulator.
 #[derive(Debug)]
 pub struct Collector {
-    queue: Arc<ArrayQueue<Letter>>,
+    queue: Arc<ArrayQueue<Queued>>,
     shared: Arc<LettersShared>,
     pools: Vec<(Arc<SharedPool>, Releaser)>,
     sampler: Sampler,
@@ -71,7 +55,7 @@ pub struct Collector {
 
 impl Collector {
     pub(super) fn new(
-        queue: Arc<ArrayQueue<Letter>>,
+        queue: Arc<ArrayQueue<Queued>>,
         shared: Arc<LettersShared>,
         pools: Vec<Arc<SharedPool>>,
         full_rate_per_second: u64,
@@ -84,45 +68,59 @@ impl Collector {
     /// Takes the oldest letter off the queue, offers its line to `sink` (which says whether it had room), and sends the slot home.
     /// `None`: the queue is empty. Counts what is sampled out or lost; what was accepted the sink's owner counts when it is written.
     pub fn collect(&mut self, now: Nanos, wall: WallNanos, sink: &mut dyn FnMut(&[u8]) -> bool) -> Option<Collected> {
-        let letter = self.queue.pop()?;
-        let is_wanted = self.sampler.takes(now);
-        if is_wanted {
-            self.encode(&letter, wall);
+        let queued = self.queue.pop()?;
+        let is_sample = queued.is_sample();
+        // Samples are few already.
+        let is_wanted = is_sample || self.sampler.takes(now);
+        self.line.clear();
+        match queued {
+            Queued::Letter { event, reason, note, node } => {
+                if is_wanted {
+                    self.encode_event(&event, node, (reason, None), note.as_str(), wall);
+                }
+                self.release(event, node);
+            }
+            Queued::Sample { event, reason, node } => {
+                self.encode_event(&event, node, (reason, Some(SampleKind::Whole)), "", wall);
+                self.release(event, node);
+            }
+            Queued::TopicSample { header, topic, reason } => {
+                self.encode(&header, (reason, Some(SampleKind::Topic)), (topic.as_str(), &[], ""), wall);
+            }
         }
-        let (_, releaser) = &mut self.pools[letter.node as usize];
-        releaser.release(letter.event);
-        // At once: letters are rare, and a slot must never wait here for the disk.
-        releaser.flush();
         Some(if !is_wanted {
             self.shared.counters.sampled_out.add(1);
             Collected::SampledOut
         } else if sink(&self.line) {
             Collected::Encoded
         } else {
-            self.shared.counters.lost_buffer_full.add(1);
+            self.shared.counters.count_no_room(is_sample);
             Collected::Lost
         })
     }
 
-    fn encode(&mut self, letter: &Letter, wall: WallNanos) {
-        let (pool, _) = &self.pools[letter.node as usize];
-        let event = pool.view(&letter.event);
-        self.body.clear();
-        base64::engine::general_purpose::STANDARD.encode_string(event.body, &mut self.body);
-        let line = Line {
-            time: Rfc3339(wall).to_string(),
-            reason: letter.reason.name(),
-            tier: event.header.tier.name(),
-            priority: event.header.priority.name(),
-            source: event.header.source.name(),
-            id: event.header.id,
-            received: Rfc3339(event.header.received_wall).to_string(),
-            topic: event.topic,
-            body: &self.body,
-            note: letter.note.as_str(),
-        };
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, &line).expect("strings and numbers always serialize");
-        self.line.push(b'\n');
+    /// At once: letters are rare, and a slot must never wait here for the disk.
+    fn release(&mut self, event: Event, node: u32) {
+        let (_, releaser) = &mut self.pools[node as usize];
+        releaser.release(event);
+        releaser.flush();
+    }
+
+    fn encode_event(&mut self, event: &Event, node: u32, why: (DropReason, Option<SampleKind>), note: &str, wall: WallNanos) {
+        let pool = self.pools[node as usize].0.clone();
+        let view = pool.view(event);
+        self.encode(view.header, why, (view.topic, view.body, note), wall);
+    }
+
+    fn encode(
+        &mut self,
+        header: &EventHeader,
+        (reason, sample): (DropReason, Option<SampleKind>),
+        (topic, body, note): (&str, &[u8], &str),
+        time: WallNanos,
+    ) {
+        let EventHeader { id, key, tier, priority, source, received_wall: received, .. } = *header;
+        let letter = Letter { time, reason, sample, tier, priority, source, id, key, received, topic, body, note };
+        write_line(&letter, &mut self.body, &mut self.line);
     }
 }

@@ -5,18 +5,24 @@
 //!             never waits; full: lost     letters      JSON, slot released    bytes      blocks on the disk, alone
 //! ```
 //!
-//! A line: `{"time","reason","tier","priority","source","id","received","topic","body","note"}`; times in RFC 3339, body in base64.
+//! The format is in [`line`]; [`reader`] reads it back. Beside the letters, a few *samples* a second show what is dropped and only counted.
 //!
 //! Invariants:
-//! - **D1** `sent = written + sampled_out + lost + what is queued`, exactly: letters in the queue, lines in the spool.
+//! - **D1** `sent = written + sampled_out + lost + what is queued`, exactly: letters in the queue, lines in the spool. Samples have an account
+//!   of their own, of the same form: they are no outcomes of events, and the ledger knows nothing of them.
 //! - **D2** A slot is held while its letter is queued, never for the disk: the collector copies it out and lets it go.
 //! - **D3** The file is bounded (renamed away when full), the queue and the spool are too.
-//! - **D4** A disk that refuses lines costs those lines, one log line a second, and nothing else: its complaint is no dead letter.
+//! - **D4** Samples are few: so many a second, of each reason and sender. They take a slot only until the collector has copied it, and go
+//!   without where there is none.
+//! - **D5** A disk that refuses lines costs those lines, one log line a second, and nothing else: its complaint is no dead letter.
 //!
 //! What it does not do: count the event's outcome in the ledger (whoever sends it does), wait, or sync.
 
 mod collector;
+pub mod line;
 mod note;
+pub mod reader;
+mod sender;
 mod writer;
 
 use std::io;
@@ -29,14 +35,16 @@ use crossbeam_queue::ArrayQueue;
 
 pub use collector::{Collected, Collector};
 pub use note::Note;
+pub use sender::DeadLetterSender;
 
 use super::folder::OpenRefusal;
+use super::rotating_file::{RotatingFile, RotatingFileLimits};
 use crate::metrics::ledger::{Counter, DropReason};
 use crate::metrics::{Kind, Measured, Sample};
-use crate::pool::{Event, Releaser, SharedPool};
+use crate::pool::{Event, EventHeader, Releaser, SharedPool};
 use crate::sys::clock::{Clock, HostClock};
 use crate::sys::wake::ParkState;
-use writer::{LetterFile, Spool, write_letters};
+use writer::{Spool, write_letters};
 
 /// The numbers of the dead letters.
 #[derive(Clone, Debug)]
@@ -50,10 +58,8 @@ pub struct DeadLetterOptions {
     pub spool_bytes: usize,
     /// Letters a second that are all written; beyond, one in a hundred is.
     pub full_rate_per_second: u64,
-    /// Bytes after which the file is renamed away.
-    pub file_bytes_max: u64,
-    /// Renamed files kept.
-    pub keep_files: u32,
+    /// How long the file gets, and how many renamed ones are kept.
+    pub limits: RotatingFileLimits,
 }
 
 impl DeadLetterOptions {
@@ -64,8 +70,7 @@ impl DeadLetterOptions {
             queue_letters: 8192,
             spool_bytes: 8 << 20,
             full_rate_per_second: 10_000,
-            file_bytes_max: 256 << 20,
-            keep_files: 2,
+            limits: RotatingFileLimits { file_bytes_max: 256 << 20, keep_files: 2 },
         }
     }
 }
@@ -81,6 +86,12 @@ pub struct DeadLetterCounters {
     pub lost_buffer_full: Counter,
     /// Lines that the disk refused.
     pub lost_disk: Counter,
+    /// Samples in the file: of drops, in no sum with the others.
+    pub samples_written: Counter,
+    /// Samples that the spool had no room for.
+    pub samples_lost_buffer_full: Counter,
+    /// Samples that the disk refused.
+    pub samples_lost_disk: Counter,
     senders: Mutex<Vec<Arc<SenderCounters>>>,
 }
 
@@ -88,6 +99,8 @@ pub struct DeadLetterCounters {
 struct SenderCounters {
     sent: Counter,
     lost: Counter,
+    samples_sent: Counter,
+    samples_lost: Counter,
 }
 
 impl DeadLetterCounters {
@@ -110,6 +123,23 @@ impl DeadLetterCounters {
     pub fn lost(&self) -> u64 {
         self.lost_queue_full() + self.lost_buffer_full.get() + self.lost_disk.get()
     }
+
+    /// Samples sent, the lost ones included.
+    pub fn samples_sent(&self) -> u64 {
+        self.sum(|sender| &sender.samples_sent)
+    }
+
+    /// Samples lost, for whatever cause.
+    pub fn samples_lost(&self) -> u64 {
+        self.sum(|sender| &sender.samples_lost) + self.samples_lost_buffer_full.get() + self.samples_lost_disk.get()
+    }
+}
+
+impl DeadLetterCounters {
+    /// The spool, or a queue that has ended, has no room for one.
+    fn count_no_room(&self, is_sample: bool) {
+        if is_sample { &self.samples_lost_buffer_full } else { &self.lost_buffer_full }.add(1);
+    }
 }
 
 impl Measured for DeadLetterCounters {
@@ -123,16 +153,33 @@ impl Measured for DeadLetterCounters {
         tell("dead_letter_lost", help, &[("cause", "queue_full")], self.lost_queue_full());
         tell("dead_letter_lost", help, &[("cause", "buffer_full")], self.lost_buffer_full.get());
         tell("dead_letter_lost", help, &[("cause", "disk")], self.lost_disk.get());
+        tell("drop_samples_written", "Samples of dropped events in the file of dead letters", &[], self.samples_written.get());
+        tell("drop_samples_lost", "Samples of dropped events that did not get there", &[], self.samples_lost());
     }
 }
 
-/// An event on its way to the dead letters.
+/// What is on its way to the dead letters.
 #[derive(Debug)]
-pub(crate) struct Letter {
-    event: Event,
-    reason: DropReason,
-    note: Note,
-    node: u32,
+pub(crate) enum Queued {
+    /// An event, of its node's pool.
+    Letter { event: Event, reason: DropReason, note: Note, node: u32 },
+    /// An event that is counted as dropped.
+    Sample { event: Event, reason: DropReason, node: u32 },
+    /// What is known of one that there was no slot for.
+    TopicSample { header: EventHeader, topic: Note, reason: DropReason },
+}
+
+impl Queued {
+    fn is_sample(&self) -> bool {
+        !matches!(self, Queued::Letter { .. })
+    }
+
+    fn into_event(self) -> Option<Event> {
+        match self {
+            Queued::Letter { event, .. } | Queued::Sample { event, .. } => Some(event),
+            Queued::TopicSample { .. } => None,
+        }
+    }
 }
 
 /// What senders and the collector share beside the queue.
@@ -158,7 +205,7 @@ impl LettersShared {
 /// The queue: makes senders; owns the helper threads, if it has any.
 #[derive(Debug)]
 pub struct DeadLetterQueue {
-    queue: Arc<ArrayQueue<Letter>>,
+    queue: Arc<ArrayQueue<Queued>>,
     shared: Arc<LettersShared>,
     pools: Vec<Arc<SharedPool>>,
     threads: Option<(JoinHandle<()>, JoinHandle<()>)>,
@@ -189,7 +236,7 @@ impl DeadLetterQueue {
         on_thread: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, OpenRefusal> {
         let refused = |doing| move |error: io::Error| OpenRefusal::of_io(doing, &options.path, error);
-        let file = LetterFile::open(&options.path, options.file_bytes_max, options.keep_files).map_err(refused("open"))?;
+        let file = RotatingFile::open(&options.path, options.limits).map_err(refused("open"))?;
         let (mut queue, collector) = Self::manual(options, pools);
         let spool = Arc::new(Spool::new(options.spool_bytes));
         let (spool_out, counters, setup) = (spool.clone(), queue.shared.counters.clone(), on_thread.clone());
@@ -220,13 +267,8 @@ impl DeadLetterQueue {
     pub fn sender(&self, node: u32) -> DeadLetterSender {
         let counters = Arc::new(SenderCounters::default());
         self.shared.counters.senders.lock().expect("nobody panics with this lock held").push(counters.clone());
-        DeadLetterSender {
-            queue: self.queue.clone(),
-            shared: self.shared.clone(),
-            releaser: Releaser::new(self.pools[node as usize].clone()),
-            counters,
-            node,
-        }
+        let releaser = Releaser::new(self.pools[node as usize].clone());
+        DeadLetterSender::new(self.queue.clone(), self.shared.clone(), releaser, counters, node)
     }
 
     /// The counters.
@@ -255,10 +297,11 @@ impl DeadLetterQueue {
             }
         }
         // Letters of a manual queue, or sent too late: at least their slots go home.
-        while let Some(letter) = self.queue.pop() {
-            self.shared.counters.lost_buffer_full.add(1);
-            let mut releaser = Releaser::new(self.pools[letter.node as usize].clone());
-            releaser.release(letter.event);
+        while let Some(queued) = self.queue.pop() {
+            self.shared.counters.count_no_room(queued.is_sample());
+            let (Queued::Letter { node, .. } | Queued::Sample { node, .. }) = queued else { continue };
+            let mut releaser = Releaser::new(self.pools[node as usize].clone());
+            queued.into_event().into_iter().for_each(|event| releaser.release(event));
             releaser.flush();
         }
     }
@@ -271,7 +314,7 @@ impl Drop for DeadLetterQueue {
 }
 
 /// The collector's loop: sleeps while the queue is empty; ends when it is told to and the queue is empty.
-fn collect_letters(shared: &LettersShared, letters: &ArrayQueue<Letter>, mut collector: Collector, spool: &Spool) {
+fn collect_letters(shared: &LettersShared, letters: &ArrayQueue<Queued>, mut collector: Collector, spool: &Spool) {
     let clock = HostClock;
     let registered = shared.thread.set(thread::current());
     assert!(registered.is_ok(), "a queue has one collector");
@@ -288,28 +331,4 @@ fn collect_letters(shared: &LettersShared, letters: &ArrayQueue<Letter>, mut col
         shared.park.resume();
     }
     spool.close();
-}
-
-/// One agent thread's way to the dead letters.
-#[derive(Debug)]
-pub struct DeadLetterSender {
-    queue: Arc<ArrayQueue<Letter>>,
-    shared: Arc<LettersShared>,
-    releaser: Releaser,
-    counters: Arc<SenderCounters>,
-    node: u32,
-}
-
-impl DeadLetterSender {
-    /// Hands an event over; never waits. When the queue is full the letter is lost: counted, its slot sent home at once. The caller
-    /// counts the event's outcome in its ledger, either way.
-    pub fn send(&mut self, event: Event, reason: DropReason, note: Note) {
-        self.counters.sent.add(1);
-        if let Err(letter) = self.queue.push(Letter { event, reason, note, node: self.node }) {
-            self.counters.lost.add(1);
-            self.releaser.release(letter.event);
-            self.releaser.flush();
-        }
-        self.shared.wake();
-    }
 }

@@ -1,13 +1,10 @@
 //! Second stage of the dead letters: bytes to a bounded file, on a thread of its own, so that a blocked disk holds up nothing else.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex};
-use std::time::{Duration, Instant};
 
 use super::DeadLetterCounters;
+use super::line::SAMPLE_START;
+use crate::storage::rotating_file::{Complaints, RotatingFile};
 
 /// Lines are written in pieces of about this size: what a failing disk takes with it stays small.
 const PIECE_BYTES: usize = 256 << 10;
@@ -65,98 +62,37 @@ impl Spool {
     }
 }
 
-/// The file: appended to, renamed away when full.
-#[derive(Debug)]
-pub(super) struct LetterFile {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-    bytes_max: u64,
-    keep_files: u32,
-}
-
-impl LetterFile {
-    /// Opens (or makes) the file and completes a line that an earlier run left unfinished.
-    pub(super) fn open(path: &Path, bytes_max: u64, keep_files: u32) -> io::Result<Self> {
-        let file = Self::open_file(path)?;
-        let mut letters = Self { path: path.to_owned(), bytes: file.metadata()?.len(), file, bytes_max, keep_files };
-        let mut last = [b'\n'];
-        if letters.bytes > 0 {
-            letters.file.read_exact_at(&mut last, letters.bytes - 1)?;
-        }
-        if last != [b'\n'] {
-            letters.append(b"\n")?;
-        }
-        Ok(letters)
-    }
-
-    fn open_file(path: &Path) -> io::Result<File> {
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o640).custom_flags(flags).open(path)?;
-        // Not a folder, pipe or device: letters need a place where they stay.
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::from_raw_os_error(libc::ENXIO)) }
-    }
-
-    /// Appends whole lines, or nothing.
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.bytes_max {
-            self.rotate()?;
-        }
-        match self.file.write_all(lines) {
-            Ok(()) => {
-                self.bytes += lines.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // Half a line would spoil the next one.
-                let _ = self.file.set_len(self.bytes);
-                Err(error)
-            }
-        }
-    }
-
-    /// `dlq_log.txt` becomes `dlq_log.txt.1`, that one `.2`, and so on; the oldest goes.
-    fn rotate(&mut self) -> io::Result<()> {
-        let named = |index: u32| {
-            let mut name = self.path.clone().into_os_string();
-            if index > 0 {
-                name.push(format!(".{index}"));
-            }
-            PathBuf::from(name)
-        };
-        if self.keep_files == 0 {
-            self.file.set_len(0)?;
-        } else {
-            for index in (0..self.keep_files).rev() {
-                match std::fs::rename(named(index), named(index + 1)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-            self.file = Self::open_file(&self.path)?;
-        }
-        self.bytes = 0;
-        Ok(())
-    }
-}
-
 /// The writer's loop. Ends when the spool is closed and empty.
-pub(super) fn write_letters(spool: &Spool, mut file: LetterFile, counters: &DeadLetterCounters) {
+pub(super) fn write_letters(spool: &Spool, mut file: RotatingFile, counters: &DeadLetterCounters) {
     let mut bytes = Vec::new();
-    let mut complaint = Complaint::default();
+    let mut complaints = Complaints::default();
     while spool.take(&mut bytes) {
         for piece in pieces(&bytes) {
-            let lines = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+            let (letters, samples) = count_lines(piece);
             match file.append(piece) {
-                Ok(()) => counters.written.add(lines),
+                Ok(()) => {
+                    counters.written.add(letters);
+                    counters.samples_written.add(samples);
+                }
                 Err(error) => {
-                    counters.lost_disk.add(lines);
-                    complaint.say(&file.path, &error, counters.lost_disk.get());
+                    counters.lost_disk.add(letters);
+                    counters.samples_lost_disk.add(samples);
+                    if complaints.is_due() {
+                        let (path, lost) = (file.path().display(), counters.lost_disk.get());
+                        log::error!("dead letters can't be written to {path}: {error}; {lost} lost so far (dead_letter_lost)");
+                    }
                 }
             }
         }
         bytes.clear();
     }
+}
+
+/// How many of whole lines are letters, and how many are samples, which begin otherwise (X3).
+fn count_lines(piece: &[u8]) -> (u64, u64) {
+    let samples = piece.split_inclusive(|byte| *byte == b'\n').filter(|line| line.starts_with(SAMPLE_START)).count() as u64;
+    let lines = piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+    (lines - samples, samples)
 }
 
 /// Cuts lines into pieces of about [`PIECE_BYTES`], at ends of lines.
@@ -173,25 +109,10 @@ fn pieces(mut lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// At most one line a second about a disk that does not take letters.
-#[derive(Debug, Default)]
-struct Complaint(Option<Instant>);
-
-impl Complaint {
-    fn say(&mut self, path: &Path, error: &io::Error, lost: u64) {
-        if self.0.is_none_or(|last| last.elapsed() >= Duration::from_secs(1)) {
-            self.0 = Some(Instant::now());
-            log::error!(
-                "dead letters can't be written to {}: {error}; {lost} lost so far, counted as dead_letter_lost",
-                path.display()
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::rotating_file::RotatingFileLimits;
 
     fn lines(count: usize) -> Vec<u8> {
         (0..count).flat_map(|index| format!("{{\"n\":{index}}}\n").into_bytes()).collect()
@@ -206,45 +127,26 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_renamed_and_only_so_many_are_kept() {
+    fn lines_that_the_disk_refuses_are_counted_lost_and_later_ones_are_written() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("dlq_log.txt");
-        let mut file = LetterFile::open(&path, 100, 2).unwrap();
-        for index in 0..10u8 {
-            file.append(&[vec![b'a' + index; 59], vec![b'\n']].concat()).unwrap();
-        }
-        let first_of = |name: &str| std::fs::read(folder.path().join(name)).unwrap()[0];
-        assert_eq!((first_of("dlq_log.txt"), first_of("dlq_log.txt.1"), first_of("dlq_log.txt.2")), (b'j', b'i', b'h'));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
-    }
-
-    #[test]
-    fn an_unfinished_line_of_an_earlier_run_is_completed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("dlq_log.txt");
-        std::fs::write(&path, b"{\"torn").unwrap();
-        LetterFile::open(&path, 1 << 20, 1).unwrap().append(b"{}\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"{\"torn\n{}\n");
-    }
-
-    #[test]
-    fn lines_that_a_full_disk_refuses_are_counted_lost() {
-        // /dev/full refuses every write with ENOSPC; as it is a device, it goes around `open`.
+        let place = folder.path().join("place");
+        std::fs::create_dir(&place).unwrap();
         let counters = DeadLetterCounters::default();
-        let full = OpenOptions::new().read(true).append(true).open("/dev/full").unwrap();
-        let file = LetterFile { path: "/dev/full".into(), file: full, bytes: 0, bytes_max: 1 << 20, keep_files: 1 };
-        let spool = Spool::new(1 << 20);
-        assert!(spool.push(&lines(7)));
-        spool.close();
-        write_letters(&spool, file, &counters);
+        let limits = RotatingFileLimits { file_bytes_max: 1 << 20, keep_files: 1 };
+        let open = || RotatingFile::open(&place.join("dlq_log.txt"), limits).unwrap();
+        let write = |file| {
+            let spool = Spool::new(1 << 20);
+            assert!(spool.push(&lines(7)));
+            spool.close();
+            write_letters(&spool, file, &counters);
+        };
+        let file = open();
+        // The folder is gone, as when its disk is: there is nowhere to write to.
+        std::fs::remove_dir_all(&place).unwrap();
+        write(file);
         assert_eq!((counters.written.get(), counters.lost_disk.get()), (0, 7));
-    }
-
-    #[test]
-    fn links_and_folders_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/dev/null", folder.path().join("link")).unwrap();
-        assert_eq!(LetterFile::open(&folder.path().join("link"), 1, 1).unwrap_err().raw_os_error(), Some(libc::ELOOP));
-        assert!(LetterFile::open(folder.path(), 1, 1).is_err());
+        std::fs::create_dir(&place).unwrap();
+        write(open());
+        assert_eq!((counters.written.get(), counters.lost_disk.get()), (7, 7));
     }
 }

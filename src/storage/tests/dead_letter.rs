@@ -4,6 +4,8 @@ use base64::Engine as _;
 
 use crate::metrics::ledger::DropReason;
 use crate::pool::{Event, PoolOwner};
+use crate::storage::dead_letter::line::{DeadLetter, SampleKind};
+use crate::storage::dead_letter::reader::LetterReader;
 use crate::storage::dead_letter::{Collected, DeadLetterOptions, DeadLetterQueue, Note};
 use crate::storage::folder::OpenRefusal;
 use crate::storage::testing::{header, small_pool};
@@ -132,4 +134,62 @@ fn a_file_that_cant_be_opened_is_refused_in_three_lines() {
     let refusal = DeadLetterQueue::start(&DeadLetterOptions::new(place.path().into()), vec![pool], || ()).unwrap_err();
     assert!(matches!(refusal, OpenRefusal::NotAFile { .. }), "{refusal}");
     assert_eq!(refusal.to_string().lines().count(), 3);
+}
+
+#[test]
+fn samples_of_drops_are_written_apart_from_the_letters_and_counted_apart() {
+    let place = tempfile::tempdir().unwrap();
+    let (pool, mut owner) = small_pool(64);
+    let options = DeadLetterOptions::new(place.path().join("dlq_log.txt"));
+    let queue = DeadLetterQueue::start(&options, vec![pool], || ()).unwrap();
+    let mut sender = queue.sender(0);
+    sender.send(event(&mut owner, 1, "t", b"letter"), DropReason::QueueFull, Note::EMPTY);
+    sender.send_sample(event(&mut owner, 2, "t", b"whole"), DropReason::BackpressureDrop);
+    let topic = "t".repeat(200);
+    sender.send_sample_of_topic(header(3, Tier::Batch, &topic, b"gone"), &topic, DropReason::PoolExhausted);
+    let counters = queue.counters().clone();
+    queue.stop();
+    let mut reader = LetterReader::open(&options.path).unwrap();
+    let letters: Vec<DeadLetter> = std::iter::from_fn(|| reader.next_letter().unwrap()).collect();
+    let told: Vec<_> = letters.iter().map(|letter| (letter.id, letter.reason, letter.sample, letter.body.as_slice())).collect();
+    assert_eq!(
+        told,
+        [
+            (1, DropReason::QueueFull, None, b"letter".as_slice()),
+            (2, DropReason::BackpressureDrop, Some(SampleKind::Whole), b"whole"),
+            (3, DropReason::PoolExhausted, Some(SampleKind::Topic), b""),
+        ]
+    );
+    assert_eq!(letters[2].topic, "t".repeat(Note::BYTES_MAX));
+    assert_eq!((counters.sent(), counters.written.get(), counters.lost()), (1, 1, 0));
+    assert_eq!((counters.samples_sent(), counters.samples_written.get(), counters.samples_lost()), (2, 2, 0));
+    owner.collect();
+    assert_eq!(owner.events_out(), 0);
+}
+
+#[test]
+fn of_a_flood_of_drops_a_few_a_second_are_sampled_for_each_reason() {
+    let (pool, _owner) = small_pool(4);
+    let (queue, _collector) = DeadLetterQueue::manual(&DeadLetterOptions::new("unused".into()), vec![pool]);
+    let mut sender = queue.sender(0);
+    let mut taken = |reason| (0..100_000).filter(|_| sender.takes_sample(reason)).count();
+    assert_eq!((taken(DropReason::PoolExhausted), taken(DropReason::PoolExhausted)), (10, 0));
+    assert_eq!(taken(DropReason::EmergencyDrop), 10, "each reason has its own");
+    sender.refill_samples(Nanos::from_millis(1000));
+    let mut taken = |reason| (0..100_000).filter(|_| sender.takes_sample(reason)).count();
+    assert_eq!(taken(DropReason::PoolExhausted), 10, "a new second");
+}
+
+#[test]
+fn a_sample_without_room_is_lost_in_its_own_account_and_its_slot_comes_home() {
+    let (pool, mut owner) = small_pool(64);
+    let options = DeadLetterOptions { queue_letters: 1, ..DeadLetterOptions::new("unused".into()) };
+    let (queue, _collector) = DeadLetterQueue::manual(&options, vec![pool]);
+    let mut sender = queue.sender(0);
+    (0..3).for_each(|id| sender.send_sample(event(&mut owner, id, "t", b"b"), DropReason::StoreUnavailable));
+    let counters = queue.counters().clone();
+    queue.stop();
+    owner.collect();
+    assert_eq!((owner.events_out(), counters.samples_sent(), counters.samples_lost()), (0, 3, 3));
+    assert_eq!((counters.sent(), counters.lost()), (0, 0));
 }
