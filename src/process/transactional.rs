@@ -17,7 +17,7 @@
 //!   small event, against 16 bytes for each in flight.
 //! - **T3** A draining agent does not wait for back-offs: what waits is tried at once, with the tries it has left, and
 //!   then dead-lettered. So a drain ends after at most `max_retries` more calls per waiting event.
-//! - **T4** Events overtake each other only by failing, and with an order by topic ([`super::topic_order`]) not even then those of one topic;
+//! - **T4** Events overtake each other only by failing, and with an order by topic (`topic_order.rs`) not even then those of one topic;
 //!   with spare handler threads also while these work, which is from level ELEVATED on ([`Transactional::add_spare`]).
 //!
 //! Without a handler every event that is no duplicate is in good order.

@@ -5,7 +5,7 @@
 //!             never waits; full: lost     letters      JSON, slot released    bytes      blocks on the disk, alone
 //! ```
 //!
-//! The format is in [`line`]; [`reader`] reads it back. Beside the letters, a few *samples* a second show what is dropped and only counted.
+//! The format is in [`mod@line`]; [`reader`] reads it back. Beside the letters, a few *samples* a second show what is dropped and only counted.
 //!
 //! Invariants:
 //! - **D1** `sent = written + sampled_out + lost + what is queued`, exactly: letters in the queue, lines in the spool. Samples have an account
