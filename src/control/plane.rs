@@ -59,7 +59,7 @@ impl Control {
         Self {
             thresholds,
             wiring,
-            tracker: Tracker::new(Nanos(0)),
+            tracker: Tracker::new(Nanos(0), thresholds.min_events_for_evaluation),
             standing: Standing::default(),
             look_at: Nanos(0),
             count_at: Nanos(0),
@@ -75,8 +75,10 @@ impl Control {
     }
 
     fn counts(&self) -> Counts {
-        let kernel_drops = self.wiring.ingest.iter().map(|counters| counters.kernel_drops_total()).sum();
-        let mut counts = Counts { kernel_drops, realtime: self.wiring.realtime.recent(), ..Counts::default() };
+        let mut counts = Counts { realtime: self.wiring.realtime.recent(), ..Counts::default() };
+        let kernel_drops: u64 = self.wiring.ingest.iter().map(|counters| counters.kernel_drops_total()).sum();
+        counts.offered[Source::Udp.index()] = kernel_drops;
+        counts.dropped[Source::Udp.index()] = kernel_drops;
         // Outcomes before receipts (L3): nothing is lost here that was not received.
         let ledger = Ledger::read(self.wiring.ledgers.iter().map(|cells| &**cells));
         for source in Source::ALL {
@@ -84,7 +86,8 @@ impl Control {
                 let terms = &ledger.terms[source.index()][tier.index()];
                 let lost = |reason: DropReason| terms.lost[reason as usize];
                 counts.received[tier.index()] += terms.received;
-                counts.lost += lost(DropReason::QueueFull) + lost(DropReason::PoolExhausted);
+                counts.offered[source.index()] += terms.received;
+                counts.dropped[source.index()] += lost(DropReason::QueueFull) + lost(DropReason::PoolExhausted);
             }
         }
         counts
@@ -120,7 +123,7 @@ impl<R: Ring> Agent<R> for Control {
     }
 
     fn start(&mut self, ctx: &mut Context<'_, R>) {
-        self.tracker = Tracker::new(ctx.now);
+        self.tracker = Tracker::new(ctx.now, self.thresholds.min_events_for_evaluation);
         (self.look_at, self.count_at) = (ctx.now + LOOK_EVERY, ctx.now + COUNT_EVERY);
     }
 

@@ -8,7 +8,8 @@
 //! Invariants:
 //! - **S1** No level feeds itself: what levels shed is offered as before and no loss, never in a lane and so in no depth, and never handled and so
 //!   in no latency. It stays in what was offered, so that the losses of the moments before weigh no more once a level sheds: left out,
-//!   entering CRITICAL was seen to raise 6.4 % to 10 % and so to lead to EMERGENCY by itself.
+//!   entering CRITICAL was seen to raise 6.4 % to 10 % and so to lead to EMERGENCY by itself. And the drop rate is that of the worst source: a
+//!   flood over TCP that is shed must not make what datagrams lose look small.
 //! - **S2** Nothing is allocated after [`Tracker::new`].
 //! - **S3** A service rate is believed for [`SERVICE_MEMORY`]; after that a level that sheds may try the one below it. So a rate that was
 //!   measured while the disk stood still can hold a level no longer than that.
@@ -18,6 +19,7 @@
 
 use super::judge::{Signals, TierLoad};
 use crate::metrics::latency::RecentLatency;
+use crate::pool::Source;
 use crate::sys::clock::Nanos;
 use crate::wire::Tier;
 
@@ -59,10 +61,10 @@ pub struct Depth {
 pub struct Counts {
     /// By tier: frames accepted as events, what levels shed included.
     pub received: [u64; Tier::COUNT],
-    /// Lost for want of room: overflow, no slot.
-    pub lost: u64,
-    /// Dropped by the kernel before us.
-    pub kernel_drops: u64,
+    /// By source: what came, shed or not, and of datagrams also what the kernel dropped before us.
+    pub offered: [u64; Source::COUNT],
+    /// By source: of these, lost for want of room: overflow, no slot, dropped by the kernel.
+    pub dropped: [u64; Source::COUNT],
     /// REALTIME's latencies as last handed over.
     pub realtime: RecentLatency,
 }
@@ -72,9 +74,8 @@ pub struct Counts {
 struct Mark {
     at: Nanos,
     received: [u64; Tier::COUNT],
-    /// Received, shed or not, and dropped by the kernel.
-    offered: u64,
-    dropped: u64,
+    offered: [u64; Source::COUNT],
+    dropped: [u64; Source::COUNT],
 }
 
 /// The rate at which a tier is served while events wait.
@@ -124,6 +125,7 @@ impl Service {
 /// Remembers what it needs of earlier looks.
 #[derive(Debug)]
 pub struct Tracker {
+    min_events: u64,
     depths: [[u64; DEPTH_LOOKS]; Tier::COUNT],
     last: [Depth; Tier::COUNT],
     /// By tier: whether events are let in and it does not drain (S4).
@@ -138,10 +140,11 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Begins with nothing waiting and nothing counted, at `now`.
-    pub fn new(now: Nanos) -> Self {
+    /// Begins with nothing waiting and nothing counted, at `now`. A source's drop rate is looked at from `min_events` offered on.
+    pub fn new(now: Nanos, min_events: u64) -> Self {
         let mark = Mark { at: now, ..Mark::default() };
         Self {
+            min_events,
             depths: [[0; DEPTH_LOOKS]; Tier::COUNT],
             last: [Depth::default(); Tier::COUNT],
             presses: [false; Tier::COUNT],
@@ -169,13 +172,7 @@ impl Tracker {
 
     /// Takes in what was counted; calls are at least [`COUNT_EVERY`] apart. Whether anything had been counted since the last time.
     pub fn look_at_counts(&mut self, counts: &Counts, now: Nanos) -> bool {
-        let received: u64 = counts.received.iter().sum();
-        let mark = Mark {
-            at: now,
-            received: counts.received,
-            offered: received + counts.kernel_drops,
-            dropped: counts.lost + counts.kernel_drops,
-        };
+        let mark = Mark { at: now, received: counts.received, offered: counts.offered, dropped: counts.dropped };
         let is_new = (mark.received, mark.dropped) != (self.newest.received, self.newest.dropped);
         self.marks[self.marked % RATE_LOOKS] = self.newest;
         self.marked += 1;
@@ -202,19 +199,32 @@ impl Tracker {
             let events = u128::from(self.newest.received[tier.index()] - second.received[tier.index()]);
             (events * 1_000_000_000 / u128::from(self.newest.at.since(second.at).0.max(1))) as u64
         };
+        let (offered, dropped) = self.worst_source(&window);
         let standing = self.depths.map(|looks| looks.into_iter().min().unwrap_or(0));
         let pressing = standing.into_iter().zip(self.presses).filter(|(_, presses)| *presses).map(|(depth, _)| depth);
         Signals {
             standing_depth: standing.into_iter().max().unwrap_or(0),
             pressing_depth: pressing.max().unwrap_or(0),
-            offered: self.newest.offered - window.offered,
-            dropped: self.newest.dropped - window.dropped,
+            offered,
+            dropped,
             realtime_p99: self.p99.filter(|(_, at)| now.since(*at) < P99_MEMORY).map(|(p99, _)| p99),
             loads: Tier::ALL.map(|tier| TierLoad {
                 offered_per_second: offered_per_second(tier),
                 served_per_second: self.services[tier.index()].get(now),
             }),
         }
+    }
+
+    /// Offered and dropped since a mark, of the source with the highest drop rate among those with enough events to judge; of all
+    /// together where none has enough.
+    fn worst_source(&self, since: &Mark) -> (u64, u64) {
+        let of = |source: usize| {
+            (self.newest.offered[source] - since.offered[source], self.newest.dropped[source] - since.dropped[source])
+        };
+        let sources = (0..Source::COUNT).map(of);
+        let judged = sources.clone().filter(|(offered, _)| *offered >= self.min_events.max(1));
+        let rate = |(offered, dropped): &(u64, u64)| u128::from(*dropped) * 100_000 / u128::from(*offered);
+        judged.max_by_key(rate).unwrap_or_else(|| sources.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1)))
     }
 
     /// Whether nothing waits now.

@@ -6,6 +6,8 @@ use super::*;
 use crate::control::{Admission, Level, NodeGate, Patience, Standing, Thresholds};
 use crate::wire::Priority;
 
+const UDP: usize = Source::Udp.index();
+
 fn waiting(events: u64, taken: u64) -> [Depth; Tier::COUNT] {
     let mut depths = [Depth::default(); Tier::COUNT];
     depths[Tier::Transactional.index()] = Depth { waiting: events, published: events + taken, taken };
@@ -14,7 +16,7 @@ fn waiting(events: u64, taken: u64) -> [Depth; Tier::COUNT] {
 
 #[test]
 fn a_burst_that_drains_is_no_standing_depth() {
-    let mut tracker = Tracker::new(Nanos(0));
+    let mut tracker = Tracker::new(Nanos(0), 1_000);
     let mut now = Nanos(0);
     for look in 0..100_u64 {
         now = now + LOOK_EVERY;
@@ -32,7 +34,7 @@ fn a_burst_that_drains_is_no_standing_depth() {
 
 #[test]
 fn a_tier_that_drains_or_gets_nothing_stands_but_does_not_press() {
-    let mut tracker = Tracker::new(Nanos(0));
+    let mut tracker = Tracker::new(Nanos(0), 1_000);
     let mut now = Nanos(0);
     let mut look = |tracker: &mut Tracker, waiting_events, published, looks: u64| {
         for n in 0..looks {
@@ -53,7 +55,7 @@ fn a_tier_that_drains_or_gets_nothing_stands_but_does_not_press() {
 
 #[test]
 fn the_service_rate_is_that_of_a_tier_with_events_waiting() {
-    let mut tracker = Tracker::new(Nanos(0));
+    let mut tracker = Tracker::new(Nanos(0), 1_000);
     let served = |tracker: &Tracker, now| tracker.signals(now).loads[Tier::Transactional.index()].served_per_second;
     let mut now = Nanos(0);
     for look in 0..=20_u64 {
@@ -69,7 +71,7 @@ fn the_service_rate_is_that_of_a_tier_with_events_waiting() {
 
 #[test]
 fn a_processor_that_stood_still_is_found_fast_again_by_its_first_burst() {
-    let mut tracker = Tracker::new(Nanos(0));
+    let mut tracker = Tracker::new(Nanos(0), 1_000);
     let mut now = Nanos(0);
     for _ in 0..60 {
         tracker.look_at_depths(waiting(5_000, 0), now);
@@ -82,13 +84,13 @@ fn a_processor_that_stood_still_is_found_fast_again_by_its_first_burst() {
 
 #[test]
 fn the_drop_rate_goes_back_ten_seconds() {
-    let mut tracker = Tracker::new(Nanos(0));
+    let mut tracker = Tracker::new(Nanos(0), 1_000);
     let (mut now, mut counts) = (Nanos(0), Counts::default());
     let mut look = |tracker: &mut Tracker, lost: u64| {
         now = now + COUNT_EVERY;
         counts.received[2] += 100;
-        counts.lost += lost;
-        counts.kernel_drops += lost;
+        counts.offered[UDP] += 100 + lost;
+        counts.dropped[UDP] += 2 * lost;
         tracker.look_at_counts(&counts, now);
         tracker.signals(now)
     };
@@ -103,8 +105,26 @@ fn the_drop_rate_goes_back_ten_seconds() {
 }
 
 #[test]
+fn the_drop_rate_is_that_of_the_worst_source_with_enough_events() {
+    let mut tracker = Tracker::new(Nanos(0), 1_000);
+    let mut look = |tcp: (u64, u64), udp: (u64, u64), now| {
+        tracker.look_at_counts(&Counts { offered: [tcp.0, udp.0, 0], dropped: [tcp.1, udp.1, 0], ..Counts::default() }, now);
+        let signals = tracker.signals(now);
+        (signals.offered, signals.dropped)
+    };
+    assert_eq!(look((900, 1), (99, 99), COUNT_EVERY), (999, 100), "none has enough: all together");
+    assert_eq!(look((5_000_000, 1), (999, 999), COUNT_EVERY + COUNT_EVERY), (5_000_000, 1), "too few datagrams to judge");
+    let later = Nanos(3 * COUNT_EVERY.0);
+    assert_eq!(
+        look((50_000_000, 1), (2_000, 1_000), later),
+        (2_000, 1_000),
+        "a flood over TCP does not hide what datagrams lose"
+    );
+}
+
+#[test]
 fn a_p99_counts_while_it_is_fresh_and_of_enough_events() {
-    let mut tracker = Tracker::new(Nanos(0));
+    let mut tracker = Tracker::new(Nanos(0), 1_000);
     let look = |tracker: &mut Tracker, hand_overs, events, now| {
         let realtime = RecentLatency { hand_overs, events, p99: Nanos::from_millis(7) };
         tracker.look_at_counts(&Counts { realtime, ..Counts::default() }, now);
@@ -122,16 +142,18 @@ proptest! {
     fn shedding_never_raises_the_drop_rate(
         steps in prop::collection::vec((0..10_000_u64, 0..500_u64, 0..500_u64, 0..500_u64), 1..150),
     ) {
-        let (mut plain, mut shedding) = (Tracker::new(Nanos(0)), Tracker::new(Nanos(0)));
+        let (mut plain, mut shedding) = (Tracker::new(Nanos(0), 1_000), Tracker::new(Nanos(0), 1_000));
         let (mut now, mut counts, mut shed_instead) = (Nanos(0), Counts::default(), 0);
         for (received, lost, kernel, shed) in steps {
             now = now + COUNT_EVERY;
             counts.received[1] += received;
-            counts.lost += lost;
-            counts.kernel_drops += kernel;
+            counts.offered[UDP] += received + kernel;
+            counts.dropped[UDP] += lost + kernel;
             shed_instead += shed.min(lost);
             plain.look_at_counts(&counts, now);
-            shedding.look_at_counts(&Counts { lost: counts.lost - shed_instead, ..counts }, now);
+            let mut with_shed = counts;
+            with_shed.dropped[UDP] -= shed_instead;
+            shedding.look_at_counts(&with_shed, now);
             let (a, b) = (plain.signals(now), shedding.signals(now));
             prop_assert_eq!((a.offered, a.standing_depth), (b.offered, b.standing_depth), "S1");
             prop_assert!(b.drop_rate_millipercent() <= a.drop_rate_millipercent(), "S1");
@@ -167,7 +189,7 @@ impl ToyNode {
             high_water: if patience == Patience::CanWait { 2_000 } else { u64::MAX },
             served_per_ms,
             gate: NodeGate::default(),
-            tracker: Tracker::new(Nanos(0)),
+            tracker: Tracker::new(Nanos(0), 1_000),
             standing: Standing::default(),
             depth: Depth::default(),
             counts: Counts::default(),
@@ -196,12 +218,14 @@ impl ToyNode {
             Admission::Wait => {}
             Admission::Drop(_) => {
                 self.counts.received[self.tier.index()] += events;
+                self.counts.offered[UDP] += events;
             }
             Admission::Admit => {
                 let events = events.min(self.high_water.saturating_sub(self.depth.waiting));
                 let fits = events.min(self.capacity - self.depth.waiting);
                 self.counts.received[self.tier.index()] += events;
-                self.counts.lost += events - fits;
+                self.counts.offered[UDP] += events;
+                self.counts.dropped[UDP] += events - fits;
                 self.depth.waiting += fits;
                 self.depth.published += fits;
                 self.admitted += fits;
@@ -257,7 +281,7 @@ fn under_a_flood_of_minutes_a_level_is_tried_at_most_once_a_minute() {
     node.run(600_000, 100);
     let returns = node.entered.iter().filter(|(level, _)| *level == Level::Degraded).count();
     assert!(returns <= 11, "{:?}", node.entered);
-    assert_eq!(node.counts.lost, 0, "and nothing ever overflows");
+    assert_eq!(node.counts.dropped[UDP], 0, "and nothing ever overflows");
 }
 
 proptest! {
