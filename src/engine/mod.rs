@@ -54,7 +54,7 @@ use crate::sys::findings::{Finding, HostNeeds, Severity, host_findings};
 use crate::sys::io::Errno;
 use crate::sys::memory::{Arena, ArenaOptions, HugePages, available_memory_bytes};
 use crate::sys::plan::{CoreChoice, CorePlan, CoreRequest};
-use crate::sys::process::{helper_thread_setup, pin_current_thread, raise_descriptor_limit};
+use crate::sys::process::{IoWorkers, helper_thread_setup, pin_current_thread, raise_descriptor_limit};
 use crate::sys::socket::{ListenOptions, UDP_PAIRS_MAX, UdpOptions, bind_udp, listen};
 use crate::sys::topology::Topology;
 use crate::sys::uring::RingRefusal;
@@ -115,6 +115,7 @@ pub struct Engine {
     udp_drops_are_exact: bool,
     /// When handlers are looked at next.
     handlers_look_at: Nanos,
+    io_workers: IoWorkers,
     /// Last: the lock on the data folder.
     _folder: DataFolder,
 }
@@ -282,6 +283,7 @@ impl Engine {
             drain_timeout: Nanos::from_millis(config.drain_timeout_ms),
             udp_drops_are_exact: config.udp_gro == OnOff::Off,
             handlers_look_at: Nanos(0),
+            io_workers: IoWorkers::default(),
             _folder: folder,
         };
         if let Some(address) = config.admin_listen {
@@ -322,11 +324,12 @@ impl Engine {
         &self.telemetry
     }
 
-    /// Looks after the engine: whether something has ended it, and what is worth a log line (each change of level among it). Call about four times a second;
-    /// handlers and duplicates are looked at once a second.
+    /// Looks after the engine: whether something has ended it, and what is worth a log line (each change of level among it); and sets the
+    /// kernel's workers free. Call about four times a second; handlers and duplicates are looked at once a second.
     pub fn watch(&mut self, say: &mut dyn FnMut(log::Level, String)) -> Option<DrainCause> {
         let now = HostClock.now();
         let looks_at_handlers = now >= self.handlers_look_at;
+        self.io_workers.set_free();
         if looks_at_handlers {
             self.handlers_look_at = now + HANDLERS_LOOK_EVERY;
         }

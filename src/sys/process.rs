@@ -57,9 +57,49 @@ fn allowed_set() -> Option<libc::cpu_set_t> {
 
 /// The CPUs this process was allowed to use when it first asked, ascending. Empty where the kernel doesn't say.
 pub fn allowed_cpus() -> Vec<u32> {
-    let Some(set) = allowed_set() else { return Vec::new() };
+    allowed_set().map_or_else(Vec::new, |set| cpus_in(&set))
+}
+
+/// The CPUs that a thread may use now.
+#[cfg(test)]
+pub(super) fn cpus_of(thread: libc::pid_t) -> Vec<u32> {
+    affinity_of(thread).map_or_else(Vec::new, |set| cpus_in(&set))
+}
+
+fn cpus_in(set: &libc::cpu_set_t) -> Vec<u32> {
     // SAFETY: every index is below CPU_SETSIZE.
-    (0..CPU_SET_CPUS).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).map(|cpu| cpu as u32).collect()
+    (0..CPU_SET_CPUS).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, set) }).map(|cpu| cpu as u32).collect()
+}
+
+/// Sets the kernel's io_uring workers free. They begin with the one CPU of the runner that they work for, where a write or a sync waits for
+/// its turn beside a thread that never sleeps; `IORING_REGISTER_IOWQ_AFF` does not help, as since 6.2 the kernel keeps a thread's children
+/// to what its user chose for it (kernel-notes, *Writing*). From 6.4 on workers can be moved by their ids.
+#[derive(Debug, Default)]
+pub struct IoWorkers {
+    /// Threads of this process at the last look: what is known needs no second one.
+    known: Vec<libc::pid_t>,
+}
+
+impl IoWorkers {
+    /// Lets workers that are new since the last call use every allowed CPU; how many it could. Best effort: where `/proc` is hidden, or before
+    /// 6.4, they stay where they are.
+    pub fn set_free(&mut self) -> usize {
+        let (Some(allowed), Ok(tasks)) = (allowed_set(), std::fs::read_dir("/proc/self/task")) else { return 0 };
+        let ids = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
+        let ids: Vec<libc::pid_t> = ids.collect();
+        let new = ids.iter().filter(|id| !self.known.contains(id) && is_io_worker(**id));
+        // SAFETY: reads the given size from a valid set. A thread that has just ended is ESRCH, and no harm.
+        let is_free =
+            |id: &&libc::pid_t| unsafe { libc::sched_setaffinity(**id, size_of::<libc::cpu_set_t>(), &raw const allowed) == 0 };
+        let freed = new.filter(is_free).count();
+        self.known = ids;
+        freed
+    }
+}
+
+/// Whether a thread of this process is a worker of io_uring, by the name that the kernel gives it.
+fn is_io_worker(thread: libc::pid_t) -> bool {
+    std::fs::read(format!("/proc/self/task/{thread}/comm")).is_ok_and(|name| name.starts_with(b"iou-wrk-"))
 }
 
 /// Makes the calling thread a helper: on any allowed CPU again (threads inherit the pinning of who spawned them), at nice 19, so

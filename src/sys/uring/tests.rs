@@ -602,6 +602,40 @@ fn a_polling_kernel_thread_serves_the_same_operations() {
 }
 
 #[test]
+fn workers_of_a_pinned_runner_can_be_set_free() {
+    use crate::sys::process::{IoWorkers, allowed_cpus, cpus_of, pin_current_thread};
+    let allowed = allowed_cpus();
+    if allowed.len() < 2 {
+        eprintln!("SKIPPED: needs two CPUs");
+        return;
+    }
+    let pinned = std::thread::spawn(move || {
+        pin_current_thread(allowed[0]).expect("an allowed CPU");
+        let mut rig = Rig::new(both()[0], GroupId::Tcp, 1);
+        let file = tempfile::tempfile().unwrap();
+        // A sync never completes inline: it makes a worker, which stays for some seconds.
+        rig.ring.sync(OTHER, fd(&file));
+        rig.final_result(OTHER).unwrap();
+        let workers = || -> Vec<libc::pid_t> {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+            // SAFETY: no preconditions.
+            let name = format!("iou-wrk-{}", unsafe { libc::gettid() });
+            let is_ours = |task: &std::path::PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|c| c.trim() == name);
+            tasks.filter(is_ours).map(|task| task.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect()
+        };
+        assert!(!workers().is_empty(), "no worker");
+        let mut watch = IoWorkers::default();
+        if watch.set_free() == 0 {
+            eprintln!("SKIPPED: this kernel does not let workers be moved (before 6.4)");
+        } else {
+            workers().into_iter().for_each(|worker| assert_eq!(cpus_of(worker), allowed_cpus()));
+        }
+        rig.finish(GroupId::Tcp);
+    });
+    pinned.join().unwrap();
+}
+
+#[test]
 fn a_dropped_ring_waits_for_what_is_in_flight() {
     let mut rig = Rig::new(both()[0], GroupId::Tcp, 1);
     let (_client, server) = stream_pair();
