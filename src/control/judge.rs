@@ -76,6 +76,8 @@ pub struct Signals {
     pub offered: u64,
     /// Of these, lost for want of room: overflow, no slot, dropped by the kernel.
     pub dropped: u64,
+    /// Whether any was lost within the last second: only then a drop rate calls for a level. It keeps one without that.
+    pub is_dropping: bool,
     /// REALTIME, receive to handled, of late; `None`: too few events to tell.
     pub realtime_p99: Option<Nanos>,
     /// By tier.
@@ -146,6 +148,9 @@ impl Signal {
 
     /// Whether it calls for this level at least.
     fn calls_for(self, level: Level, signals: &Signals, thresholds: &Thresholds) -> bool {
+        if self == Signal::DropRate && !signals.is_dropping {
+            return level == Level::Healthy;
+        }
         let Some((value, max)) = self.share(signals.pressing_depth, signals, thresholds) else { return level == Level::Healthy };
         let (is, needed) = (value * 1_000, max * u128::from(self.threshold_permille(level)));
         level == Level::Healthy || is > needed || (is == needed && self.is_inclusive(level))

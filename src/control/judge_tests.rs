@@ -11,7 +11,7 @@ fn depth(events: u64) -> Signals {
 }
 
 fn drops(dropped: u64) -> Signals {
-    Signals { offered: 100_000, dropped, ..Signals::default() }
+    Signals { offered: 100_000, dropped, is_dropping: true, ..Signals::default() }
 }
 
 fn latency(millis: u64) -> Signals {
@@ -89,10 +89,11 @@ fn each_threshold_is_exactly_where_the_table_puts_it() {
 
 #[test]
 fn a_drop_rate_of_few_events_is_not_judged() {
-    let few = Signals { offered: 999, dropped: 999, ..Signals::default() };
+    let few = Signals { offered: 999, dropped: 999, is_dropping: true, ..Signals::default() };
     assert_eq!(first(&few), Level::Healthy);
     assert_eq!(first(&Signals { offered: 1_000, ..few }), Level::Emergency);
     assert_eq!(first(&Signals::default()), Level::Healthy, "nothing offered, nothing dropped");
+    assert_eq!(first(&Signals { is_dropping: false, ..drops(50_000) }), Level::Healthy, "what is over calls for nothing");
 }
 
 #[test]
@@ -170,6 +171,7 @@ prop_compose! {
             pressing_depth,
             offered,
             dropped: offered * drop_permille / 1_000,
+            is_dropping: drop_permille > 0,
             realtime_p99: p99.map(Nanos::from_millis),
             loads: loads.map(|(offered_per_second, served_per_second)| TierLoad { offered_per_second, served_per_second }),
         }
@@ -203,6 +205,7 @@ proptest! {
         more.pressing_depth += more_depth;
         more.standing_depth += more_depth;
         more.dropped = (more.dropped + more_dropped).min(more.offered);
+        more.is_dropping |= more_dropped > 0;
         more.realtime_p99 = more.realtime_p99.map(|p99| p99 + Nanos::from_millis(more_latency));
         for (load, extra) in more.loads.iter_mut().zip(more_offered) {
             load.offered_per_second += extra;

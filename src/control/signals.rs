@@ -15,7 +15,8 @@
 //!   measured while the disk stood still can hold a level no longer than that.
 //! - **S4** A tier calls for a higher level only while events are let into it and it does not drain. The standing depth is an echo of 100 ms
 //!   ago: without this rule it went on rising after DEGRADED had shut TRANSACTIONAL, and a backlog that was draining already, or one
-//!   behind a handler that hangs, led to EMERGENCY, which costs REALTIME its events and helps the backlog nothing.
+//!   behind a handler that hangs, led to EMERGENCY, which costs REALTIME its events and helps the backlog nothing. Likewise a drop rate calls
+//!   for one only while something is lost: the last of a flood in the window has a rate of its own.
 
 use super::judge::{Signals, TierLoad};
 use crate::metrics::latency::RecentLatency;
@@ -207,6 +208,7 @@ impl Tracker {
             pressing_depth: pressing.max().unwrap_or(0),
             offered,
             dropped,
+            is_dropping: self.newest.dropped != second.dropped,
             realtime_p99: self.p99.filter(|(_, at)| now.since(*at) < P99_MEMORY).map(|(p99, _)| p99),
             loads: Tier::ALL.map(|tier| TierLoad {
                 offered_per_second: offered_per_second(tier),
