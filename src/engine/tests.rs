@@ -1,8 +1,8 @@
 use super::*;
 use crate::config::Auto;
 use crate::ingest::{Publication, Refusal};
-use crate::storage::DiskFile;
-use crate::storage::reader::LogReader;
+use crate::storage::log_file::DiskFolder;
+use crate::storage::node_reader::NodeReader;
 
 /// A small engine without sockets.
 fn config(folder: &std::path::Path) -> Config {
@@ -51,6 +51,5 @@ fn an_engine_that_is_dropped_is_stopped() {
 }
 
 fn stored_ids(folder: &std::path::Path) -> Vec<u64> {
-    let file = DiskFile::open_to_read(&folder.join("events.bin")).unwrap();
-    LogReader::open(&file).unwrap().into_records().map(|record| record.unwrap().id).collect()
+    NodeReader::open(DiskFolder::to_read(folder), 0).unwrap().into_records().map(|record| record.unwrap().id).collect()
 }

@@ -300,17 +300,4 @@ impl<F: LogFile> LogReader<F> {
         let chain_fits = next.mended || self.walk.chain() == Some(next.chain);
         next.log_id == self.segment().log_id && next.follows == self.walk.sequence() && chain_fits
     }
-
-    /// All that follows, each record with its own bytes. Ends after an error.
-    pub fn into_records(mut self) -> impl Iterator<Item = Result<OwnedRecord, ReadError>> {
-        let mut ended = false;
-        std::iter::from_fn(move || {
-            if ended {
-                return None;
-            }
-            let next = self.next().map(|record| record.map(|record| record.to_owned())).transpose();
-            ended = !matches!(next, Some(Ok(_)));
-            next
-        })
-    }
 }

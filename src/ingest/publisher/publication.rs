@@ -45,7 +45,6 @@ impl<'a> Publication<'a> {
 
     /// The same under the id that the event had before: for dead letters that are sent again.
     #[must_use]
-    #[allow(dead_code)]
     pub(crate) fn again_as(self, id: u64) -> Self {
         Self { id: Some(id), ..self }
     }
