@@ -227,7 +227,12 @@ impl Transactional {
 
     /// Events that may be started now: with a helper its room, else what the outlet takes.
     fn room(&self) -> usize {
-        if let Worker::Offloaded(crew) = &self.worker { crew.room() } else { self.outlet.room() }
+        match &self.worker {
+            // One at a time keeps a topic's order whatever fails: nothing is on its way behind it.
+            Worker::Offloaded(crew) if self.options.retry.order == RetryOrder::Topic => 1 - crew.in_flight().min(1),
+            Worker::Offloaded(crew) => crew.room(),
+            Worker::Nobody | Worker::Inline(_) => self.outlet.room(),
+        }
     }
 
     /// Takes what the helper is done with.
