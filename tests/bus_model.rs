@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use eventstream::bus::{self, BusCounters, Overflow, Pressure, Sent, TierOptions, TierReceiver, TierSender};
 use eventstream::metrics::Measured;
-use eventstream::pool::{ClassStrides, Event, EventHeader, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
+use eventstream::pool::{ClassStrides, Event, EventFlags, EventHeader, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
 use eventstream::sys::clock::{Nanos, WallNanos};
 use eventstream::sys::memory::Arena;
 use eventstream::wire::{Priority, Tier};
@@ -40,7 +40,9 @@ impl Numbered {
             tier: Tier::Realtime,
             source: Source::InProcess,
             attempts: 0,
-            reserved: [0; 10],
+            flags: EventFlags::NONE,
+            reserved: 0,
+            producer_sequence: 0,
             key: None,
         };
         self.next += 1;

@@ -1,8 +1,8 @@
 //! The pool against a model: whatever a node does with slots, each is in one place, the counts are right, and all come home.
 
 use eventstream::pool::{
-    ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Slot,
-    SlotClass, SlotUse, Source,
+    ClassStrides, EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool,
+    Slot, SlotClass, SlotUse, Source,
 };
 use eventstream::sys::clock::{Nanos, WallNanos};
 use eventstream::sys::io::GroupId;
@@ -26,7 +26,9 @@ fn header(id: u64, tier: Tier) -> EventHeader {
         tier,
         source: Source::Tcp,
         attempts: 0,
-        reserved: [0; 10],
+        flags: EventFlags::NONE,
+        reserved: 0,
+        producer_sequence: 0,
         key: None,
     }
 }

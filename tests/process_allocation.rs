@@ -9,7 +9,7 @@ use eventstream::agent::{Agent, Context};
 use eventstream::bus::{LaneConsumer, LaneProducer, TierReceiver, lane};
 use eventstream::metrics::ledger::LedgerCells;
 use eventstream::pool::{
-    ClassStrides, Event, EventHeader, EventView, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source,
+    ClassStrides, Event, EventFlags, EventHeader, EventView, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source,
 };
 use eventstream::process::rules::{AlertRule, Comparison, Condition, JsonCondition, JsonTest, Needle, Operand, Pattern};
 use eventstream::process::{
@@ -224,7 +224,9 @@ impl House {
                     tier: tier.priority.tier(),
                     source: Source::Tcp,
                     attempts: 0,
-                    reserved: [0; 10],
+                    flags: EventFlags::NONE,
+                    reserved: 0,
+                    producer_sequence: 0,
                     key: None,
                 };
                 let event = self.reactor.store(header, &payload).expect("the round before is home");
@@ -311,7 +313,9 @@ fn rules_allocate_nothing_from_the_first_event_on() {
         tier: Priority::High.tier(),
         source: Source::Tcp,
         attempts: 0,
-        reserved: [0; 10],
+        flags: EventFlags::NONE,
+        reserved: 0,
+        producer_sequence: 0,
         key: None,
     };
     let before = ALLOCATIONS.get();

@@ -7,7 +7,7 @@ use eventstream::agent::{Agent, Context};
 use eventstream::bus::lane::{LaneProducer, lane};
 use eventstream::control::NodeGate;
 use eventstream::metrics::ledger::LedgerCells;
-use eventstream::pool::{ClassStrides, EventHeader, OwnerLayout, PoolOwner, SharedPool, Source};
+use eventstream::pool::{ClassStrides, EventFlags, EventHeader, OwnerLayout, PoolOwner, SharedPool, Source};
 use eventstream::storage::node_reader::{NodeReader, verify};
 use eventstream::storage::{
     Appender, AppenderCounters, AppenderOptions, AppenderParts, DataFolder, DiskFolder, Durability, Inlet, InletProgress,
@@ -100,7 +100,9 @@ impl Node {
                 tier: Tier::Transactional,
                 source: Source::Tcp,
                 attempts: 0,
-                reserved: [0; 10],
+                flags: EventFlags::NONE,
+                reserved: 0,
+                producer_sequence: 0,
                 key: None,
             };
             let payload = [b"a/b/", body.as_bytes()].concat();

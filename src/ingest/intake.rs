@@ -9,7 +9,7 @@ use super::waiting::Line;
 use crate::bus::{Dispatch, Sent, TierSender};
 use crate::control::{Admission, GateReading, Patience, ShedByClass};
 use crate::metrics::ledger::{DropReason, LedgerCells};
-use crate::pool::{EVENT_HEADER_BYTES, Event, EventHeader, PoolOwner, Releaser, SharedPool, Slot, Source};
+use crate::pool::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, PoolOwner, Releaser, SharedPool, Slot, Source};
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::wire::{self, Frame, FrameLimits, FrameRefusal, HEADER_BYTES, Parsed, Tier};
@@ -169,7 +169,9 @@ impl Intake {
             tier,
             source: origin.source,
             attempts: 0,
-            reserved: [0; 10],
+            flags: EventFlags::NONE,
+            reserved: 0,
+            producer_sequence: 0,
             key: None,
         }
     }

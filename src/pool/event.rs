@@ -77,6 +77,65 @@ impl EventKey {
     }
 }
 
+/// Who sends in a session, across connections and restarts of either side: 16 bytes of its own choice, not all zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct ProducerId(EventKey);
+
+impl ProducerId {
+    /// The id of its bytes; `None` for sixteen zeros.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Option<ProducerId> {
+        match EventKey::new(u128::from_be_bytes(bytes)) {
+            Some(key) => Some(ProducerId(key)),
+            None => None,
+        }
+    }
+
+    /// Its bytes, as on the wire and in the log.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.get().to_be_bytes()
+    }
+}
+
+impl std::fmt::Display for ProducerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0.get())
+    }
+}
+
+/// Names an event of a session: no two events of one producer have the same sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProducerStamp {
+    /// Whose event it is.
+    pub producer: ProducerId,
+    /// Its number there: the producer counts its events, from 1.
+    pub sequence: u64,
+}
+
+/// Marks in an event's header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct EventFlags(u8);
+
+impl EventFlags {
+    /// No mark.
+    pub const NONE: EventFlags = EventFlags(0);
+    /// A copy that waits, or has waited, in the retry memory.
+    pub const DETACHED: EventFlags = EventFlags(1);
+    /// It came in a session: `key` and `producer_sequence` name it.
+    pub const SESSION: EventFlags = EventFlags(2);
+
+    /// These and those.
+    pub const fn with(self, more: EventFlags) -> EventFlags {
+        EventFlags(self.0 | more.0)
+    }
+
+    /// Whether all of `marks` are there.
+    pub const fn has(self, marks: EventFlags) -> bool {
+        self.0 & marks.0 == marks.0
+    }
+}
+
 /// The first 64 bytes of an event's slot; topic and body follow at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -101,10 +160,14 @@ pub struct EventHeader {
     pub source: Source,
     /// How often its handler was tried (0 before the first).
     pub attempts: u8,
-    /// Zero, but for the first byte: 1 in the retry memory's copies. Keeps the header free of padding, so that a whole slot can be written or
-    /// hashed.
-    pub reserved: [u8; 10],
-    /// What tells this event from others, if its producer says so: dedup then compares this instead of topic and body.
+    /// What the engine marks it with.
+    pub flags: EventFlags,
+    /// Zero. Keeps the header free of padding, so that a whole slot can be written or hashed.
+    pub reserved: u8,
+    /// Its number among its producer's events, with [`EventFlags::SESSION`]; 0 otherwise.
+    pub producer_sequence: u64,
+    /// What tells this event from others, if its producer says so: dedup then compares this instead of topic and body. With
+    /// [`EventFlags::SESSION`] it is the producer's id.
     pub key: Option<EventKey>,
 }
 
@@ -113,12 +176,31 @@ const _: () = assert!(size_of::<EventHeader>() == EVENT_HEADER_BYTES);
 impl EventHeader {
     /// Whether this is a copy that waits, or has waited, in the retry memory.
     pub(crate) const fn is_detached(&self) -> bool {
-        self.reserved[0] != 0
+        self.flags.has(EventFlags::DETACHED)
     }
 
     /// The header of such a copy.
     pub(crate) const fn detached(mut self, attempts: u8) -> Self {
-        (self.attempts, self.reserved[0]) = (attempts, 1);
+        self.attempts = attempts;
+        self.flags = self.flags.with(EventFlags::DETACHED);
+        self
+    }
+
+    /// Whose session it came in, and its number there; `None` for an event of no session.
+    pub const fn producer(&self) -> Option<ProducerStamp> {
+        match self.key {
+            Some(id) if self.flags.has(EventFlags::SESSION) => {
+                Some(ProducerStamp { producer: ProducerId(id), sequence: self.producer_sequence })
+            }
+            _ => None,
+        }
+    }
+
+    /// The header of an event of a session.
+    pub const fn of_producer(mut self, stamp: ProducerStamp) -> Self {
+        self.flags = self.flags.with(EventFlags::SESSION);
+        self.key = Some(stamp.producer.0);
+        self.producer_sequence = stamp.sequence;
         self
     }
 }

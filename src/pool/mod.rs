@@ -39,7 +39,7 @@ mod shared;
 
 pub use budget::{Budget, BudgetLine, BudgetRefusal};
 pub use counters::{PoolCounters, PoolMetrics};
-pub use event::{EVENT_HEADER_BYTES, EventHeader, EventKey, EventView, Source};
+pub use event::{EVENT_HEADER_BYTES, EventFlags, EventHeader, EventKey, EventView, ProducerId, ProducerStamp, Source};
 pub use owner::{OwnerGauges, PoolOwner};
 pub use plan::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, MAX_FRAME_BYTES_MAX, MAX_FRAME_BYTES_MIN, OWNERS_MAX, PoolPlan, PoolSizes,

@@ -8,7 +8,9 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::TierReceiver;
 use crate::bus::lane::{LaneConsumer, LaneProducer, lane};
 use crate::metrics::ledger::{DropReason, Ledger, LedgerCells, LedgerTerms};
-use crate::pool::{ClassStrides, Event, EventHeader, EventKey, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source};
+use crate::pool::{
+    ClassStrides, Event, EventFlags, EventHeader, EventKey, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool, Source,
+};
 use crate::process::outlet::{Inlet, Outlet};
 use crate::process::{PollBudget, ProcessCounters, ProcessorWiring, duplicates_by_class};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
@@ -58,7 +60,9 @@ impl TestPool {
             tier: priority.tier(),
             source: Source::Tcp,
             attempts: 0,
-            reserved: [0; 10],
+            flags: EventFlags::NONE,
+            reserved: 0,
+            producer_sequence: 0,
             key,
         };
         self.ledger.cell(Source::Tcp, priority.tier()).received.add(1);

@@ -16,7 +16,7 @@ use crate::agent::{Agent, Context, Work};
 use crate::bus::lane::{LaneProducer, lane};
 use crate::control::NodeGate;
 use crate::metrics::ledger::{Ledger, LedgerCells};
-use crate::pool::{ClassStrides, EventHeader, LentBuffer, OwnerLayout, PoolOwner, SharedPool, Source};
+use crate::pool::{ClassStrides, EventFlags, EventHeader, LentBuffer, OwnerLayout, PoolOwner, SharedPool, Source};
 use crate::sim::disk::{SimDisk, SimFile};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
@@ -246,7 +246,9 @@ pub(super) fn header(id: u64, tier: Tier, topic: &str, body: &[u8]) -> EventHead
         tier,
         source: Source::Tcp,
         attempts: 0,
-        reserved: [0; 10],
+        flags: EventFlags::NONE,
+        reserved: 0,
+        producer_sequence: 0,
         key: None,
     }
 }

@@ -7,7 +7,7 @@ use crate::bus::{Dispatch, Sent, TierSender};
 use crate::control::{Admission, NodeGate, Patience, ShedByClass};
 use crate::ingest::intake::Intake;
 use crate::metrics::ledger::{DropReason, LedgerCells};
-use crate::pool::{EventHeader, PoolOwner, Source};
+use crate::pool::{EventFlags, EventHeader, PoolOwner, Source};
 use crate::storage::dead_letter::DeadLetterSender;
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::wire::{FrameLimits, HEADER_BYTES, Tier};
@@ -90,7 +90,9 @@ impl Producer {
             tier,
             source: Source::InProcess,
             attempts: 0,
-            reserved: [0; 10],
+            flags: EventFlags::NONE,
+            reserved: 0,
+            producer_sequence: 0,
             key: publication.key,
         };
         let can_wait = patience == Patience::CanWait;
