@@ -3,21 +3,22 @@
 //! ```text
 //! agent:   line of a topic = its leader (backing off, or being tried) ◄── followers, first come first served
 //!          leader leaves (stored or lost) ──► the next follower leads, and is tried at once; nobody left: the line is gone
-//! handler: failed in this batch, or among the last jobs of the helper? ──► not tried, waits behind
+//! inline handler: an event of the topic failed in this batch ──► not tried, waits behind
+//! handler on a helper's thread: gets one event at a time
 //! ```
 //!
 //! Invariants:
 //! - **TO1** The events of a topic reach the handler's *done* in the order of their arrival, those left out that are lost. Other topics go on.
 //! - **TO2** Each follower is a copy in the retry memory; where there is no slot left, it is lost as `retry_overflow`.
 //! - **TO3** No allocation after start: at most as many lines and followers as the memory has slots.
-//! - **TO4** What fails on the helper's thread is known there before the agent knows: [`RecentFailures`] remembers it for as many jobs as can have
-//!   been on their way when it failed, or until the leader comes back.
+//! - **TO4** Nothing is at the handler, or on its way there, behind an event whose verdict the agent does not know: within a batch
+//!   [`FailedTopics`] sees to it, and an offloaded handler is given the next event when the one before has come back.
 //!
 //! Lines go by a 64-bit keyed hash of the topic. Two topics that fall together wait for each other, and no harm is done.
 
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use crate::pool::Event;
@@ -130,54 +131,32 @@ impl Lines {
     }
 }
 
-/// The handler's side: topics that failed so recently that events behind them may be on their way (TO4).
+/// Topics of which an event failed in the batch in hand (TO4).
 #[derive(Debug)]
-pub(crate) struct RecentFailures {
+pub(crate) struct FailedTopics {
     hasher: TopicHasher,
-    /// Topics and the number of the job that failed, oldest first.
-    failures: VecDeque<(TopicHash, u64)>,
-    /// The last failure of each topic among them that no leader has come for.
-    latest: HashMap<TopicHash, u64>,
-    job: u64,
-    jobs_max: u64,
+    topics: HashSet<TopicHash>,
 }
 
-impl RecentFailures {
-    /// `jobs_max`: as many as can be on their way at once.
-    pub(crate) fn new(hasher: TopicHasher, jobs_max: usize) -> Self {
-        let (failures, latest) = (VecDeque::with_capacity(jobs_max + 1), HashMap::with_capacity(2 * (jobs_max + 1)));
-        Self { hasher, failures, latest, job: 0, jobs_max: jobs_max as u64 }
+impl FailedTopics {
+    /// For batches of at most so many events.
+    pub(crate) fn new(hasher: TopicHasher, batch_max: usize) -> Self {
+        // As in `Lines::new`.
+        Self { hasher, topics: HashSet::with_capacity(2 * batch_max) }
     }
 
-    /// Nothing is on its way: a batch begins.
+    /// A batch begins.
     pub(crate) fn clear(&mut self) {
-        self.failures.clear();
-        self.latest.clear();
+        self.topics.clear();
     }
 
-    /// Whether the next job's event has to wait behind one that failed. A leader never has, and whatever was on its way behind it has come before.
-    pub(crate) fn must_wait(&mut self, topic: &[u8], leads: bool) -> bool {
-        self.job += 1;
-        while let Some((topic, job)) = self.failures.front().copied().filter(|(_, job)| job + self.jobs_max < self.job) {
-            self.failures.pop_front();
-            if self.latest.get(&topic) == Some(&job) {
-                self.latest.remove(&topic);
-            }
-        }
-        if self.latest.is_empty() {
-            return false;
-        }
-        let topic = self.hasher.of(topic);
-        if leads {
-            self.latest.remove(&topic);
-        }
-        self.latest.contains_key(&topic)
+    /// Whether an event of the topic has to wait behind one that failed.
+    pub(crate) fn has(&self, topic: &[u8]) -> bool {
+        !self.topics.is_empty() && self.topics.contains(&self.hasher.of(topic))
     }
 
-    /// The job's event, which is no leader yet, failed and will be tried again.
-    pub(crate) fn failed(&mut self, topic: &[u8]) {
-        let topic = self.hasher.of(topic);
-        self.failures.push_back((topic, self.job));
-        self.latest.insert(topic, self.job);
+    /// An event of the topic failed and will be tried again.
+    pub(crate) fn add(&mut self, topic: &[u8]) {
+        self.topics.insert(self.hasher.of(topic));
     }
 }

@@ -41,7 +41,7 @@ use crate::process::identity::DedupBy;
 use crate::process::offload::{Offload, Verdict};
 use crate::process::outlet::Outlet;
 use crate::process::retry::{RetryOptions, RetryOrder, RetryQueue};
-use crate::process::topic_order::{RecentFailures, TopicHasher};
+use crate::process::topic_order::{FailedTopics, TopicHasher};
 use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, PollBudget, ProcessCounters, ProcessorWiring};
 use crate::storage::dead_letter::Note;
 use crate::sys::clock::{Clock, Nanos};
@@ -107,7 +107,7 @@ pub struct Transactional {
     retries: RetryQueue,
     worker: Worker,
     /// What failed in the batch in hand, with an inline handler and an order by topic.
-    failures: Option<RecentFailures>,
+    failed: Option<FailedTopics>,
     /// Woken by handler threads. `None`: the agent asks to be polled meanwhile.
     runner: Option<Waker>,
     health: Vec<Arc<HandlerHealth>>,
@@ -139,21 +139,21 @@ impl Transactional {
         let ProcessorWiring { receiver, inlet, pool, ledger, dead_letters, counters, duplicates, gate, budget, runner } = wiring;
         let mut health = None;
         let (mut policy, hasher) = (options.retry.policy, TopicHasher::default());
-        let mut failures = None;
+        let mut failed = None;
         let worker = match handler {
             None => Worker::Nobody,
             Some(handler) => {
                 let mode = handler.mode();
                 policy = handler.retry_policy(policy);
-                if options.retry.order == RetryOrder::Topic && policy.max_retries > 0 {
-                    failures = Some(RecentFailures::new(hasher.clone(), options.offload_events_max));
+                if options.retry.order == RetryOrder::Topic && policy.max_retries > 0 && mode == HandlerMode::Inline {
+                    failed = Some(FailedTopics::new(hasher.clone(), budget.events_max()));
                 }
                 let guard = Guard::new(handler.name(), handler, options.handler_panics_max);
                 health = Some(guard.health());
                 match mode {
                     HandlerMode::Inline => Worker::Inline(guard),
                     HandlerMode::Offloaded => {
-                        let first = offload("transactional", guard, failures.take(), &options, &pool, runner.clone())?;
+                        let first = offload("transactional", guard, &options, &pool, runner.clone())?;
                         Worker::Offloaded(Crew::new(first))
                     }
                 }
@@ -169,7 +169,7 @@ impl Transactional {
             },
             retries: RetryQueue::new(options.retry, policy, hasher, retry_memory),
             worker,
-            failures,
+            failed,
             runner,
             health: health.into_iter().collect(),
             gate,
@@ -197,7 +197,7 @@ impl Transactional {
         }
         let guard = Guard::new(handler.name(), handler, self.options.handler_panics_max);
         self.health.push(guard.health());
-        crew.add_spare(offload("transactional-spare", guard, None, &self.options, &self.pool, self.runner.clone())?);
+        crew.add_spare(offload("transactional-spare", guard, &self.options, &self.pool, self.runner.clone())?);
         Ok(())
     }
 
@@ -333,8 +333,8 @@ impl Transactional {
             return clock.now();
         };
         let before = clock.now();
-        self.failures.iter_mut().for_each(RecentFailures::clear);
-        verdicts.extend(batch.iter().map(|event| attempt(guard, &mut self.failures, &self.pool.view(event))));
+        self.failed.iter_mut().for_each(FailedTopics::clear);
+        verdicts.extend(batch.iter().map(|event| attempt_in_order(guard, &mut self.failed, &self.pool.view(event))));
         let after = clock.now();
         guard.check_budget(batch.len(), after.since(before), self.options.handler_budget);
         after
@@ -393,33 +393,35 @@ impl Transactional {
 fn offload(
     name: &str,
     mut guard: TransactionGuard,
-    mut failures: Option<RecentFailures>,
     options: &TransactionalOptions,
     pool: &Arc<SharedPool>,
     runner: Option<Waker>,
 ) -> std::io::Result<Offload> {
-    let job = Box::new(move |event: &EventView<'_>| attempt(&mut guard, &mut failures, event));
+    let job = Box::new(move |event: &EventView<'_>| attempt(&mut guard, event));
     Offload::start(name, options.offload_events_max, pool, runner, job)
 }
 
 /// One try.
-fn attempt(guard: &mut TransactionGuard, failures: &mut Option<RecentFailures>, event: &EventView<'_>) -> Verdict {
-    let (topic, leads) = (event.topic.as_bytes(), event.header.is_detached());
-    if let Some(failures) = failures
-        && failures.must_wait(topic, leads)
-    {
-        return Verdict::Behind;
-    }
+fn attempt(guard: &mut TransactionGuard, event: &EventView<'_>) -> Verdict {
     match guard.call(|handler| handler.handle(event)) {
         Called::Done(Ok(())) => Verdict::Done,
-        Called::Done(Err(error)) => {
-            // A leader's line is there already.
-            failures.iter_mut().filter(|_| !leads).for_each(|failures| failures.failed(topic));
-            Verdict::Failed(error)
-        }
+        Called::Done(Err(error)) => Verdict::Failed(error),
         Called::Panicked(error) => Verdict::Panicked(error),
         Called::Disabled => Verdict::Disabled,
     }
+}
+
+/// One try, unless an event of its topic failed in the same batch (TO4).
+fn attempt_in_order(guard: &mut TransactionGuard, failed: &mut Option<FailedTopics>, event: &EventView<'_>) -> Verdict {
+    let topic = event.topic.as_bytes();
+    if failed.as_ref().is_some_and(|failed| failed.has(topic)) {
+        return Verdict::Behind;
+    }
+    let verdict = attempt(guard, event);
+    if let (Verdict::Failed(_), Some(failed)) = (&verdict, failed) {
+        failed.add(topic);
+    }
+    verdict
 }
 
 impl<R: Ring> Agent<R> for Transactional {
