@@ -288,6 +288,8 @@ options! {
     retention_respects_cursors: OnOff = "off", Any;
     /// Starts with a damaged log: what is damaged is put in quarantine, what is readable is kept, what is lost is said.
     accept_data_loss: OnOff = "off", Any;
+    /// Producers whose stored sequences are remembered, per node; the one that stored least recently gives way.
+    producers: u32 = "1024", Between(1, 65_536);
     /// With less than this free on the log's file system no events are taken in.
     min_free_bytes: ByteSize = "0", Any;
 

@@ -148,14 +148,14 @@ impl Appender {
 
     /// Seals the open batch and writes it, unless one is on its way already. Returns whether it did.
     pub(super) fn start_write<R: Ring>(&mut self, ctx: &mut Context<'_, R>) -> bool {
-        if self.open.records == 0 {
+        if self.open.is_empty() {
             return false;
         }
         let Some(spare) = self.spare.take() else { return false };
         debug_assert!(self.flight.is_none(), "A1");
         self.flight_samples = self.open.samples;
         let facts = SealFacts {
-            log_id: self.log_id,
+            key: self.key,
             epoch: self.epoch,
             first_sequence: self.next_sequence,
             sealed_at: ctx.wall,
@@ -165,7 +165,8 @@ impl Appender {
         };
         let (batch, buffer) = self.open.seal(&facts, spare);
         (self.next_sequence, self.chain) = (batch.header.end_sequence(), batch.chain);
-        self.latest_receipt = self.latest_receipt.max(batch.header.latest_receipt);
+        self.latest_receipt = self.latest_receipt.max(batch.contents.latest_receipt);
+        self.producers.next_batch();
         self.inlets.iter_mut().for_each(|inlet| inlet.sealed = inlet.staged);
         self.submit_write(ctx, buffer, batch, 0);
         true
@@ -310,7 +311,7 @@ impl Appender {
         }
         let end_bytes = batch.offset + batch.end as u64;
         let (bytes, end_sequence) = (batch.header.batch_bytes(), batch.header.end_sequence());
-        self.rolls.written.add(&batch.header, batch.chain);
+        self.rolls.written.add(&batch.header, &batch.contents, batch.chain);
         self.status.set_written(end_sequence, end_bytes, batch.chain);
         self.inlets.iter().for_each(|inlet| inlet.progress.set(inlet.sealed));
         self.count_stored(&batch.counts);
