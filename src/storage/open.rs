@@ -21,6 +21,7 @@ use super::producers::{ProducerTable, SNAPSHOT_PART_BYTES};
 use super::recovery::{Recovered, RecoveryReport, recover_all};
 use super::segments::SegmentFault;
 use super::status::{StoreState, StoreStatus};
+use super::sync_method::SyncMethod;
 use crate::sys::clock::WallNanos;
 use crate::sys::io::Fd;
 
@@ -89,6 +90,7 @@ pub struct OpenLog<D: LogFolder> {
     report: RecoveryReport,
     status: Arc<StoreStatus>,
     counters: Arc<KeeperCounters>,
+    sync_method: SyncMethod,
 }
 
 impl<D: LogFolder> OpenLog<D> {
@@ -138,7 +140,8 @@ impl<D: LogFolder> OpenLog<D> {
             handover: keeper.handover().clone(),
         };
         let counters = keeper.counters().clone();
-        Ok(Self { keeper: KeeperSeat::Here(Box::new(keeper)), position, report, status, counters })
+        let keeper = KeeperSeat::Here(Box::new(keeper));
+        Ok(Self { keeper, position, report, status, counters, sync_method: SyncMethod::Dsync })
     }
 
     /// What recovery found and did, in a line.
@@ -179,6 +182,16 @@ impl<D: LogFolder> OpenLog<D> {
     /// Watermarks and state, shared with the appender.
     pub fn status(&self) -> &Arc<StoreStatus> {
         &self.status
+    }
+
+    /// How its file system makes a write durable.
+    pub fn sync_method(&self) -> SyncMethod {
+        self.sync_method
+    }
+
+    /// Sets that, before there is an appender; [`SyncMethod::Dsync`] unless told otherwise.
+    pub fn set_sync_method(&mut self, method: SyncMethod) {
+        self.sync_method = method;
     }
 
     /// The sequences of producers that were in the log when it was opened.

@@ -42,6 +42,7 @@ use super::keeper::{Handover, LOOK_EVERY};
 use super::open::LogPosition;
 use super::staging::{Counts, OpenBatch, Samples};
 use super::status::{InletProgress, StoreState, StoreStatus};
+use super::sync_method::SyncMethod;
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::lane::LaneConsumer;
 use crate::control::NodeGate;
@@ -68,7 +69,7 @@ pub enum Durability {
     None,
     /// Together: every `commit_interval` or `commit_bytes`.
     Group,
-    /// Every batch, with its write.
+    /// Every batch, with its write or right behind it.
     Always,
 }
 
@@ -83,6 +84,8 @@ pub struct AppenderOptions {
     pub flush_interval: Nanos,
     /// When written events are durable.
     pub durability: Durability,
+    /// How, with [`Durability::Always`].
+    pub sync_method: SyncMethod,
     /// With [`Durability::Group`]: a sync at the latest this long after a write completed.
     pub commit_interval: Nanos,
     /// With [`Durability::Group`]: a sync when this many bytes have been written since the last one.
@@ -101,6 +104,7 @@ impl Default for AppenderOptions {
             flush_events: 100,
             flush_interval: Nanos::from_micros(500),
             durability: Durability::Group,
+            sync_method: SyncMethod::Dsync,
             commit_interval: Nanos::from_micros(2000),
             commit_bytes: 1 << 20,
             // 128 MiB: the next step is asked for with 64 MiB left, some 40 ms of the fastest stream.
@@ -111,6 +115,11 @@ impl Default for AppenderOptions {
 }
 
 impl AppenderOptions {
+    /// How long a completed write waits for its sync at most.
+    fn sync_wait(&self) -> Nanos {
+        if self.durability == Durability::Group { self.commit_interval } else { Nanos(0) }
+    }
+
     /// The smallest staging buffer that takes an event of `payload_bytes` of topic and body.
     pub fn staging_bytes_min(payload_bytes: usize) -> usize {
         // Up to a block less one byte is carried over from the batch before.
@@ -282,9 +291,9 @@ impl Appender {
     }
 
     fn write_sync(&self) -> WriteSync {
-        match self.options.durability {
-            Durability::Always => WriteSync::DataSync,
-            Durability::None | Durability::Group => WriteSync::None,
+        match (self.options.durability, self.options.sync_method) {
+            (Durability::Always, SyncMethod::Dsync) => WriteSync::DataSync,
+            _ => WriteSync::None,
         }
     }
 

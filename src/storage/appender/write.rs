@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::super::format::BLOCK_BYTES;
 use super::super::staging::{Samples, SealFacts, SealedBatch};
 use super::super::status::{StoreOperation, StoreState};
+use super::super::sync_method::SyncMethod;
 use super::{Appender, AppenderOptions, Durability};
 use crate::agent::Context;
 use crate::sys::clock::Nanos;
@@ -74,7 +75,7 @@ impl Syncs {
     pub(super) fn deadline(&self, options: &AppenderOptions) -> Option<Nanos> {
         match self.in_flight {
             Some(_) => None,
-            None => self.since.map(|since| since + options.commit_interval),
+            None => self.since.map(|since| since + options.sync_wait()),
         }
     }
 
@@ -194,9 +195,8 @@ impl Appender {
             return;
         }
         let last = self.is_draining && self.staged_events() == 0;
-        let is_due = |since: Nanos| {
-            ctx.now >= since + self.options.commit_interval || self.syncs.bytes >= self.options.commit_bytes || last
-        };
+        let is_due =
+            |since: Nanos| ctx.now >= since + self.options.sync_wait() || self.syncs.bytes >= self.options.commit_bytes || last;
         let sync = if let Some(file) = self.syncs.left_behind.take() {
             // The sequence where that segment ends; of the file that is written now nothing.
             Some((file, self.rolls.written.first_sequence, 0))
@@ -319,14 +319,14 @@ impl Appender {
         self.counters.events.add(u64::from(batch.header.record_count));
         self.counters.bytes.add(bytes);
         self.stages.written.record_all(&self.flight_samples, now);
-        match self.options.durability {
-            Durability::None => {}
-            Durability::Group => {
+        match (self.options.durability, self.options.sync_method) {
+            (Durability::None, _) => {}
+            (Durability::Group, _) | (Durability::Always, SyncMethod::Fdatasync) => {
                 self.syncs.since = self.syncs.since.or(Some(now));
                 self.syncs.bytes += bytes;
                 self.syncs.samples.extend(&self.flight_samples);
             }
-            Durability::Always => {
+            (Durability::Always, SyncMethod::Dsync) => {
                 self.stages.durable.record_all(&self.flight_samples, now);
                 self.durable(batch.file, end_sequence, end_bytes);
             }
