@@ -13,7 +13,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::format::{BLOCK_BYTES, BatchHeader, BatchMark, Contents, Footer, LogKey, SegmentHeader};
+use super::format::{BLOCK_BYTES, BatchHeader, BatchMark, Contents, EPOCH_MAX, Footer, LogKey, SegmentHeader};
 use super::keeper::{Handover, Keeper, KeeperCounters, KeeperSeat, SegmentOptions};
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
@@ -102,6 +102,11 @@ impl<D: LogFolder> OpenLog<D> {
         let Recovered { report, sealed, active, header, mut so_far, producers } =
             recover_all(&folder, &identity, options.producers_max)?;
         let name = SegmentName::Active(identity.node);
+        if so_far.epoch == EPOCH_MAX {
+            return Err(SegmentFault::io(name, "begin an epoch in")(io::Error::other(
+                "it was opened as often as its format allows",
+            )));
+        }
         let epoch = so_far.epoch + 1;
         // B2: what recovery found may be in the page cache only.
         active.sync().map_err(SegmentFault::io(name, "sync"))?;

@@ -19,7 +19,7 @@
 //! What it does not do: repair (see `repair.rs`), begin an epoch (see `open.rs`).
 
 use super::format::{
-    BLOCK_BYTES, BatchMark, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, FormatError, SEGMENT_MAGIC, SegmentHeader,
+    BLOCK_BYTES, BatchMark, EPOCH_MAX, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, FormatError, SEGMENT_MAGIC, SegmentHeader,
 };
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
@@ -230,7 +230,7 @@ impl<D: LogFolder> Recovery<'_, D> {
         (self.report.cut_bytes, self.report.cut_fault) = (self.report.cut_bytes + bytes, Some(fault));
         if so_far.has_records() {
             // Sealed where it was cut: what follows has an epoch and a file of its own.
-            self.write_next(&so_far.successor(self.identity.wall, so_far.epoch + 1))?;
+            self.write_next(&so_far.successor(self.identity.wall, next_epoch(&so_far)))?;
             self.seal(walk.file(), *walk.segment(), so_far)?;
             return Ok(None);
         }
@@ -265,7 +265,7 @@ impl<D: LogFolder> Recovery<'_, D> {
                 // V3: the next file was there before the active one got its sealed name.
                 let Some(next) = &next else { return Err(missing(end.end_sequence, None)) };
                 self.look_for_evidence(Some(next), &end, Fault::Missing)?;
-                self.write_next(&end.successor(self.identity.wall, end.epoch + 1))?;
+                self.write_next(&end.successor(self.identity.wall, next_epoch(&end)))?;
             }
             (None, Some(header)) if header.first_sequence > 0 => {
                 return Err(missing(0, Some((0, header.first_sequence))));
@@ -345,7 +345,7 @@ impl<D: LogFolder> Recovery<'_, D> {
                 (self.report.cut_bytes, self.report.cut_fault) = (bytes, Some(Fault::SegmentHeader(error)));
             }
             self.write_next(&match self.sealed.last() {
-                Some(last) => last.footer.successor(self.identity.wall, last.footer.epoch + 1),
+                Some(last) => last.footer.successor(self.identity.wall, next_epoch(&last.footer)),
                 None => self.identity.first_segment(),
             })?;
             return self.rename(self.next_name(), self.active_name());
@@ -364,6 +364,11 @@ impl<D: LogFolder> Recovery<'_, D> {
             _ => is(LogFault::Foreign),
         }
     }
+}
+
+/// The epoch of what is begun behind a segment; after the last one there is none, and the log can't be opened.
+pub(super) fn next_epoch(end: &Footer) -> u32 {
+    (end.epoch + 1).min(EPOCH_MAX)
 }
 
 /// Ends a segment's file with its footer: nothing behind it. Again and again the same; durable after a sync.

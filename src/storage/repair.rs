@@ -17,7 +17,7 @@ use super::format::{
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::open::LogIdentity;
-use super::recovery::{recover, write_footer};
+use super::recovery::{next_epoch, recover, write_footer};
 use super::segments::{LogFault, SealedSegment, SegmentFault, list, read_header};
 use super::walk::{Damage, Fault, Step, Tail, Walk};
 
@@ -206,7 +206,7 @@ impl<D: LogFolder> Mender<'_, D> {
         }
         debug_assert!(fault != Fault::Missing || end.is_some(), "what is missing follows something");
         let header = match end {
-            Some(end) => SegmentHeader { mended: true, ..end.successor(self.identity.wall, end.epoch + 1) },
+            Some(end) => SegmentHeader { mended: true, ..end.successor(self.identity.wall, next_epoch(&end)) },
             None => self.identity.first_segment(),
         };
         let file = self.folder.create(&next.to_string())?;

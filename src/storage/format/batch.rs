@@ -25,6 +25,9 @@ pub const BATCH_HEADER_BYTES: usize = 48;
 /// The first bytes of every batch.
 pub const BATCH_MAGIC: [u8; 4] = *b"EVBT";
 
+/// The last epoch there can be: a log can be opened that often.
+pub const EPOCH_MAX: u32 = (1 << EPOCH_BITS) - 1;
+
 const EPOCH_BITS: u32 = 28;
 const PAYLOAD_BITS: u32 = 26;
 const COUNT_BITS: u32 = 22;
@@ -107,7 +110,7 @@ pub struct BatchHeader {
     pub durable_sequence: u64,
     /// Every byte of the file so many bytes before this batch was on stable storage when this was sealed; `u16::MAX`: nothing is said.
     pub durable_bytes_lag: u16,
-    /// Which opening of the log wrote it; below 2^28.
+    /// Which opening of the log wrote it; at most [`EPOCH_MAX`].
     pub epoch: u32,
     /// The header CRC of the predecessor.
     pub chain: u32,
@@ -128,7 +131,7 @@ impl BatchHeader {
 
     /// The header's bytes, and its CRC: the chain value of the successor.
     pub fn encode(&self, key: LogKey) -> ([u8; BATCH_HEADER_BYTES], u32) {
-        assert!(self.epoch < 1 << EPOCH_BITS && self.lengths_fit() && self.durable_sequence <= self.first_sequence);
+        assert!(self.epoch <= EPOCH_MAX && self.lengths_fit() && self.durable_sequence <= self.first_sequence);
         let lengths = u64::from(self.payload_bytes)
             | u64::from(self.record_count) << PAYLOAD_BITS
             | u64::from(self.durable_bytes_lag) << (PAYLOAD_BITS + COUNT_BITS);
@@ -173,7 +176,7 @@ impl BatchHeader {
             sealed_at: WallNanos(u64_at(bytes, 24)),
             durable_sequence,
             durable_bytes_lag: (lengths >> (PAYLOAD_BITS + COUNT_BITS)) as u16,
-            epoch: marked & ((1 << EPOCH_BITS) - 1),
+            epoch: marked & EPOCH_MAX,
             chain: u32_at(bytes, 36),
             payload_crc: key.mix(u32_at(bytes, 40)),
         };

@@ -29,7 +29,7 @@ mod batch;
 mod record;
 mod segment;
 
-pub use batch::{BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, BatchMark, LogKey};
+pub use batch::{BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, BatchMark, EPOCH_MAX, LogKey};
 pub(in crate::storage) use record::ID_PLACE_IN_RECORD;
 pub use record::{Contents, RECORD_HEADER_BYTES, RECORD_HEADER_BYTES_MAX, RecordBytes, RecordHeader, Records, encode_record};
 pub use segment::{FOOTER_BYTES, FOOTER_MAGIC, Footer, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SegmentHeader};

@@ -42,7 +42,9 @@
 //! | 96 | 28 | zero |
 //! | 124 | 4 | CRC-32C of bytes 0..124 |
 
-use super::{BatchHeader, BatchMark, Contents, FIRST_BATCH_OFFSET, FORMAT_VERSION, FormatError, u16_at, u32_at, u64_at};
+use super::{
+    BatchHeader, BatchMark, Contents, EPOCH_MAX, FIRST_BATCH_OFFSET, FORMAT_VERSION, FormatError, u16_at, u32_at, u64_at,
+};
 use crate::sys::clock::WallNanos;
 
 /// Bytes of the segment header that mean something; it fills a block of its own.
@@ -148,7 +150,7 @@ impl SegmentHeader {
             latest_receipt_before: WallNanos(u64_at(bytes, 64)),
         };
         let fixed = u64::from(u32_at(bytes, 44)) == FIRST_BATCH_OFFSET && u32_at(bytes, 60) <= 3 && bytes[72..92] == [0; 20];
-        if !fixed || header.follows > header.first_sequence {
+        if !fixed || header.follows > header.first_sequence || header.epoch > EPOCH_MAX {
             return Err(FormatError::Field);
         }
         Ok(header)
@@ -285,7 +287,8 @@ impl Footer {
             chain: u32_at(bytes, 88),
             node: u32_at(bytes, 92),
         };
-        let in_range = footer.offset >= FIRST_BATCH_OFFSET && footer.end_sequence >= footer.first_sequence;
+        let in_range =
+            footer.epoch <= EPOCH_MAX && footer.offset >= FIRST_BATCH_OFFSET && footer.end_sequence >= footer.first_sequence;
         if in_range && bytes[96..124] == [0; 28] { Ok(footer) } else { Err(FormatError::Field) }
     }
 }
@@ -356,6 +359,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused_even_with_a_fitting_checksum() {
+        let worn = SegmentHeader { epoch: EPOCH_MAX + 1, ..a_header() };
+        assert_eq!(SegmentHeader::decode(&worn.encode()).unwrap_err(), FormatError::Field);
         let gap = SegmentHeader { follows: 10, ..a_header() };
         assert_eq!(SegmentHeader::decode(&gap.encode()).unwrap_err(), FormatError::Field);
         let backwards = Footer { end_sequence: 8, ..a_footer() };

@@ -2,6 +2,8 @@
 
 #[path = "fuzz/checks/frame.rs"]
 mod frame;
+#[path = "fuzz/checks/log.rs"]
+mod log;
 #[path = "fuzz/checks/session.rs"]
 mod session;
 
@@ -27,4 +29,9 @@ fn the_frame_corpus_holds() {
 #[test]
 fn the_session_corpus_holds() {
     replay("session", 20, session::check);
+}
+
+#[test]
+fn the_log_corpus_holds() {
+    replay("log", 20, log::check);
 }
