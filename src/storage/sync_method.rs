@@ -5,7 +5,7 @@
 //! system allows that.
 //!
 //! The sync behind a write is an operation of its own, submitted when the write has completed whole (A2): linked to it in the ring it would be
-//! cancelled by every short write, and saves nothing that could be measured (`kernel-notes.md`).
+//! cancelled by every short write, to save one turn of the runner.
 
 use std::fs::{File, OpenOptions};
 use std::io;
