@@ -7,12 +7,12 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Flags for `make run`, such as ARGS="--data-dir /var/tmp/events --idle spin".
 ARGS ?=
-# How long `make fuzz` looks, seconds.
+# How long `make fuzz` looks for each target, seconds.
 FUZZ_SECONDS ?= 60
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo demo-overload examples test replay bench fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test replay large-log bench fuzz loom lint doc clean deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: lint ## everything that must hold: format, clippy, tests, doctests, docs, 
 replay: deps ## 100,000 dead letters replayed twice, online and offline: each in the log once
 	REPLAY_LETTERS=100000 $(CARGO) test --locked --release --test dead_letters -- replayed_twice
 
+large-log: deps ## a log of 10 GiB is made and opened: time, memory, bytes read (LARGE_LOG_GIB=10)
+	LARGE_LOG_GIB="$${LARGE_LOG_GIB:-10}" $(CARGO) test --locked --release --test large_log -- --ignored --nocapture
+
 bench: deps ## events per second, stored: engine on core 0, sender on core 1
 	bench-scripts/throughput.sh
 
@@ -45,14 +48,15 @@ bench: deps ## events per second, stored: engine on core 0, sender on core 1
 fuzz: export RUSTFLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares
-fuzz: deps ## look for inputs that break the wire codec (FUZZ_SECONDS=60)
+fuzz: deps ## look for inputs that break a codec (FUZZ_SECONDS=60 each)
 	@if ! command -v c++ >/dev/null; then printf '%s\n' 'error: make fuzz needs a C++ compiler' \
 		'cause: libFuzzer is C++, and there is no c++ on the path' 'fix: apt-get install g++' >&2; exit 1; fi
 	target=$$(rustc -vV | sed -n 's/^host: //p'); \
-	cd tests/fuzz && mkdir -p corpus/found artifacts && \
-	$(CARGO) build --locked --release --target "$$target" --bin frame && \
-	"target/$$target/release/frame" -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 \
-		-artifact_prefix=artifacts/ corpus/found corpus/frame
+	cd tests/fuzz && mkdir -p artifacts && $(CARGO) build --locked --release --target "$$target" --bins && \
+	for name in frame session log; do \
+		mkdir -p "corpus/found/$$name" && "target/$$target/release/$$name" -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+			-print_final_stats=1 -artifact_prefix=artifacts/ "corpus/found/$$name" "corpus/$$name" || exit; \
+	done
 
 loom: export RUSTFLAGS := --cfg loom
 loom: export LOOM_MAX_PREEMPTIONS := $(LOOM_MAX_PREEMPTIONS)

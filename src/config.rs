@@ -40,6 +40,7 @@ use crate::bus::{Overflow, TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
 use crate::process::rules::{AlertRule, check_rules};
 use crate::storage::appender::Durability;
+use crate::storage::sync_method::SyncChoice;
 use crate::sys::memory::HugePages;
 use crate::wire::{Priority, Tier};
 use values::Rule::{Any, Between, BetweenThousandths, PowerOfTwo};
@@ -270,6 +271,8 @@ options! {
 
     /// When a stored event survives a power cut.
     durability: Durability = "group", Any;
+    /// How --durability always makes a write durable; auto: the faster one, by a probe in the data folder.
+    sync_method: SyncChoice = "auto", Any;
     /// Staged events that start a write; a trigger, never a cap.
     flush_events: u32 = "100", Between(1, 1 << 20);
     /// How long a staged event waits for others before its write, microseconds.
@@ -288,6 +291,8 @@ options! {
     retention_respects_cursors: OnOff = "off", Any;
     /// Starts with a damaged log: what is damaged is put in quarantine, what is readable is kept, what is lost is said.
     accept_data_loss: OnOff = "off", Any;
+    /// Producers whose stored sequences are remembered, per node; the one that stored least recently gives way.
+    producers: u32 = "1024", Between(1, 65_536);
     /// With less than this free on the log's file system no events are taken in.
     min_free_bytes: ByteSize = "0", Any;
 

@@ -27,7 +27,7 @@ use crate::process::{
     Transactional, WindowLog, duplicates_by_class,
 };
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
-use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
+use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::DeadLetterQueue;
 use crate::storage::{DiskFolder, OpenLog};
 use crate::sys::clock::{Clock, HostClock, Nanos};
@@ -457,8 +457,8 @@ impl Builder<'_> {
             gate: self.gate.clone(),
             counters: counters.clone(),
         };
-        let agent = Appender::new(options::appender(self.parts.config, largest), parts)
-            .map_err(|error| EngineError::io("map the staging buffers", error))?;
+        let options = AppenderOptions { sync_method: log.sync_method(), ..options::appender(self.parts.config, largest) };
+        let agent = Appender::new(options, parts).map_err(|error| EngineError::io("map the staging buffers", error))?;
         let stages = agent.latencies();
         let names = [
             ["realtime_staged", "trans_staged", "batch_staged"],

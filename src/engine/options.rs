@@ -15,6 +15,7 @@ use crate::runner::Idle;
 use crate::storage::SegmentOptions;
 use crate::storage::appender::AppenderOptions;
 use crate::storage::dead_letter::DeadLetterOptions;
+use crate::storage::producers::ProducerTable;
 use crate::storage::rotating_file::RotatingFileLimits;
 use crate::sys::clock::Nanos;
 use crate::sys::features::{Feature, Features};
@@ -242,6 +243,7 @@ pub(super) fn segments(config: &Config) -> SegmentOptions {
         retention_age_s: config.retention_age_s,
         min_free_bytes: config.min_free_bytes.0,
         keep_for_cursors: config.retention_respects_cursors == OnOff::On,
+        producers_max: config.producers,
         ..SegmentOptions::default()
     }
 }
@@ -274,6 +276,8 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
     budget.add_for_flag("idempotency keys", "--dedup-keyed-capacity", Tier::COUNT as u64, keyed_bytes);
     if config.storage == OnOff::On {
         budget.add("inlets of the log", 3 * INLET_EVENTS as u64, 8);
+        // The appender's, and the one that the log was opened with.
+        budget.add_for_flag("producers of the log", "--producers", 2, ProducerTable::memory_bytes(config.producers));
         budget.add("staging buffers of the log", 2, appender(config, largest).staging_bytes as u64);
     }
     if !config.rules.is_empty() {
