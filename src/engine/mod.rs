@@ -22,6 +22,7 @@ mod error;
 mod node;
 mod options;
 mod replay;
+mod sessions;
 mod stop;
 mod store_facts;
 mod store_watch;
@@ -235,6 +236,10 @@ impl Engine {
         let classes: Arc<TopicClasses> = Arc::new(config.topic_classes().map_err(EngineError::Config)?);
         let started_epoch = HostClock.wall().0 / 1_000_000_000;
 
+        let reactors = ground.producers.iter().map(|node| node.reactors as usize).sum();
+        let sessions = sessions::SharedSessions::new(config, reactors)?;
+        let mut past = sessions::of_the_past(config, logs.iter().flatten(), reactors);
+
         let (mut nodes, mut seated, mut first_reactor) = (Vec::new(), Vec::new(), 0u8);
         let mut next_producer = ground.producers.iter().map(|node| node.reactors as u8).sum();
         for (number, log) in logs.into_iter().enumerate() {
@@ -255,6 +260,8 @@ impl Engine {
                 classes: &classes,
                 dead_letters: &dead_letters,
                 log: log.as_ref(),
+                sessions: &sessions,
+                past: &mut past,
                 epoch: log.as_ref().map_or(started_epoch as u32, OpenLog::epoch),
                 handlers,
                 control: &control,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::bus::TierOptions;
 use crate::config::{self, Auto, Config, Dedup, DedupKey, OnOff};
 use crate::control::Thresholds;
-use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
+use crate::ingest::{CONNECTION_BYTES, ReactorOptions, Sessions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{
     BatchOptions, DedupBy, DedupOptions, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, RulesOptions,
@@ -103,15 +103,17 @@ pub(super) fn tier_options(config: &Config, tier: Tier, producers: &Producers) -
 
 /// A runner's ring.
 pub(super) fn ring_options(config: &Config, runner: String, has_reactor: bool) -> UringOptions {
+    let defaults = UringOptions::default();
     let on_offer = if has_reactor { chunks_on_offer(config) + config.udp_slots } else { 0 };
     // All that is on offer may complete at once, beside one operation for each connection that ends.
     let completions = config.ring_entries.saturating_mul(8).max((2 * on_offer + config.ring_entries).next_power_of_two());
     UringOptions {
         submission_entries: config.ring_entries,
         completion_entries: config.cq_entries.given().unwrap_or(completions),
+        writes_max: defaults.writes_max + if has_reactor { Sessions::sends_max(&super::sessions::options(config)) } else { 0 },
         submission_polling: (config.sqpoll == OnOff::On).then_some(SubmissionPolling { idle_ms: 100, cpu: None }),
         runner,
-        ..UringOptions::default()
+        ..defaults
     }
 }
 
@@ -285,6 +287,8 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
         budget.add_for_flag("rules: topics and queues of actions", "--rule-body-bytes-max", 1, bytes as u64);
     }
     budget.add("window statistics", 1, window_log(config, PathBuf::new(), 0).table_bytes() as u64);
+    let sessions = super::sessions::options(config).memory_bytes();
+    budget.add_for_flag("sessions: seats and outboxes", "--sessions", reactors, sessions);
     let ring = ring_options(config, String::new(), true);
     budget.add_for_flag("rings", "--ring-entries", runners, ring_bytes(ring.submission_entries, ring.completion_entries));
     budget.add_for_flag(

@@ -14,6 +14,7 @@
 //! - **DU1** A key leaves *pending* exactly when its event leaves the processor: handed over with its push index, or forgotten.
 //! - **DU2** After `screen` there is one entry in `keys` for each event of the batch, in its order.
 //! - **DU3** Where only keyed events are looked for, an event without a key costs one predictable branch.
+//! - **DU4** An event of a session is compared with nothing: its producer's sequences were looked at when it came in.
 
 #![forbid(unsafe_code)]
 
@@ -79,8 +80,10 @@ impl Duplicates {
     #[inline]
     fn identify(&self, pool: &SharedPool, event: &Event) -> (Option<DedupKey>, bool) {
         let header = pool.header(event);
-        match (header.key, &self.by_body) {
+        match (header.idempotency_key(), &self.by_body) {
             (Some(key), _) => (Some(self.identity.of_key(key)), false),
+            // DU4
+            _ if header.producer().is_some() => (None, false),
             (None, Some(_)) => {
                 let (key, fell_back) = self.identity.of_payload(pool.payload(event), header.topic_len);
                 (Some(key), fell_back)
@@ -104,11 +107,12 @@ impl Duplicates {
         counters: &TierDedupCounters,
     ) {
         debug_assert!(keys.is_empty(), "the keys of the batch before are used up");
-        let keyed = batch.iter().filter(|event| pool.header(event).key.is_some()).count();
         let progress = outlet.progress();
-        let kept = match (&mut self.by_body, keyed) {
-            (None, 0) => return keys.resize(batch.len(), None), // DU3
-            (Some(table), 0) => {
+        let are_plain = batch.iter().all(|event| pool.header(event).key.is_none());
+        let is_keyed = |event: &Event| pool.header(event).idempotency_key().is_some();
+        let kept = match &mut self.by_body {
+            None if are_plain || !batch.iter().any(is_keyed) => return keys.resize(batch.len(), None), // DU3
+            Some(table) if are_plain => {
                 let lacked = identify_bodies(&self.identity, table, pool, batch, keys);
                 counters.by_body.lookups.add(batch.len() as u64);
                 counters.by_body.fallbacks.add(lacked);
@@ -116,12 +120,12 @@ impl Duplicates {
             }
             _ => {
                 self.identify_all(pool, batch, keys, counters);
-                keep_new(batch, keys, |event, key| self.table(pool.header(event).key.is_some()).admit(key, progress))
+                keep_new(batch, keys, |event, key| self.table(is_keyed(event)).admit(key, progress))
             }
         };
         keys.truncate(kept);
         for event in batch.drain(kept..) {
-            counters.of(pool.header(&event).key.is_some()).hits.add(1);
+            counters.of(pool.header(&event).idempotency_key().is_some()).hits.add(1);
             outlet.duplicate(event);
         }
         tell(&self.keyed, &counters.keyed);
@@ -130,24 +134,25 @@ impl Duplicates {
         }
     }
 
-    /// As [`identify_bodies`], for a batch with idempotency keys in it.
+    /// As [`identify_bodies`], for a batch in which some have idempotency keys, or came in sessions.
     fn identify_all(&mut self, pool: &SharedPool, batch: &[Event], keys: &mut Keys, counters: &TierDedupCounters) {
-        let (mut keyed, mut fell_back) = (0, 0);
+        let (mut keyed, mut by_body, mut fell_back) = (0, 0, 0);
         for event in batch {
-            let is_keyed = pool.header(event).key.is_some();
+            let is_keyed = pool.header(event).idempotency_key().is_some();
             let (key, lacked) = self.identify(pool, event);
             keyed += u64::from(is_keyed);
+            by_body += u64::from(key.is_some() && !is_keyed);
             fell_back += u64::from(lacked);
             keys.push(key);
         }
         for (event, key) in batch.iter().zip(keys.iter()) {
             if let Some(key) = key {
-                self.table(pool.header(event).key.is_some()).prefetch(*key);
+                self.table(pool.header(event).idempotency_key().is_some()).prefetch(*key);
             }
         }
         counters.keyed.lookups.add(keyed);
         if self.by_body.is_some() {
-            counters.by_body.lookups.add(batch.len() as u64 - keyed);
+            counters.by_body.lookups.add(by_body);
             counters.by_body.fallbacks.add(fell_back);
         }
     }
@@ -155,7 +160,7 @@ impl Duplicates {
     /// The event is handled: it goes on, and is a known one from now on.
     #[inline]
     pub(crate) fn deliver(&mut self, pool: &SharedPool, event: Event, key: Option<DedupKey>, outlet: &mut Outlet) {
-        let is_keyed = pool.header(&event).key.is_some();
+        let is_keyed = pool.header(&event).idempotency_key().is_some();
         let push_index = outlet.deliver(event);
         if let Some(key) = key {
             self.table(is_keyed).hand_over(key, push_index);
@@ -165,13 +170,13 @@ impl Duplicates {
     /// The event is lost for a reason.
     pub(crate) fn lose(&mut self, pool: &SharedPool, event: Event, reason: DropReason, note: Note, outlet: &mut Outlet) {
         if let Some(key) = self.key(pool, &event) {
-            self.table(pool.header(&event).key.is_some()).forget(key);
+            self.table(pool.header(&event).idempotency_key().is_some()).forget(key);
         }
         outlet.dead_letter(event, reason, note);
     }
 }
 
-/// The keys of a batch in which no event has an idempotency key: the usual one. Returns how many bodies lacked what they should be known by.
+/// The keys of a batch in which no event has an idempotency key, or came in a session. Returns how many bodies lacked what they should be known by.
 ///
 /// Keys first, then all prefetches in a row: a prefetch waits for its page walk, and walks overlap only where nothing much is between them
 /// (between the hashes they cost 40 ns an event).

@@ -30,6 +30,7 @@ mod datagram;
 mod encode;
 mod frame;
 mod priority;
+mod producer;
 mod refusal;
 pub mod session;
 mod topic;
@@ -38,6 +39,7 @@ pub use datagram::{Datagram, datagram};
 pub use encode::{encode_header, encode_into, encoded_len};
 pub use frame::{Frame, FrameHeader, FrameLimits, Parsed, parse, parse_header};
 pub use priority::{Priority, Tier};
+pub use producer::ProducerId;
 pub use refusal::FrameRefusal;
 pub use topic::{Topic, check_topic};
 

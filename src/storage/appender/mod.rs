@@ -47,7 +47,7 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::lane::LaneConsumer;
 use crate::control::NodeGate;
 use crate::metrics::ledger::{DropReason, LedgerCells};
-use crate::pool::{Event, Releaser, SharedPool, SlotClass, Source};
+use crate::pool::{Event, Outcome, Releaser, SharedPool, SlotClass, Source};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring, WriteSync};
 use crate::sys::memory::StagingBuffer;
@@ -348,7 +348,9 @@ impl Appender {
             if let Some(stamp) = record.producer {
                 self.producers.staged(stamp, record_at, id_place.is_none());
             }
-            let event = self.hands.pop().expect("just looked at");
+            let mut event = self.hands.pop().expect("just looked at");
+            let log_sequence = self.next_sequence + u64::from(self.open.records) - 1;
+            self.pool.end(&mut event, Outcome::Stored { log_sequence });
             self.releaser.release(event);
         }
         let staged = before - self.hands.len();
@@ -388,9 +390,10 @@ impl Appender {
     fn drop_all(&mut self) -> u32 {
         let mut done = 0;
         while done < self.options.poll_events_max && (!self.hands.is_empty() || self.fill_hands()) {
-            for event in self.hands.drain(..) {
+            for mut event in self.hands.drain(..) {
                 let header = self.pool.header(&event);
                 self.ledger.cell(header.source, header.tier).lost[DropReason::StoreUnavailable as usize].add(1);
+                self.pool.end(&mut event, Outcome::Lost(DropReason::StoreUnavailable));
                 self.releaser.release(event);
                 done += 1;
             }

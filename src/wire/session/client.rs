@@ -3,8 +3,7 @@
 use super::{
     Fields, HELLO_BYTES_MAX, HELLO_FIXED_BYTES, HELLO_KIND, MARK_BYTES, Put, SESSION_VERSION, SessionFault, Step, TOKEN_BYTES_MAX,
 };
-use crate::pool::ProducerId;
-use crate::wire::{Frame, FrameLimits, Parsed, parse};
+use crate::wire::{Frame, FrameLimits, Parsed, ProducerId, parse};
 
 const MARK_KIND: u8 = 0xE0;
 const BYE_KIND: u8 = 0xE1;
