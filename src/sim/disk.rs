@@ -302,7 +302,7 @@ impl LogFile for SimFile {
     }
 
     /// A simulated file is always direct: the kernel demands whole sectors.
-    fn enable_direct(&mut self) -> bool {
+    fn enable_ring(&mut self, _: bool) -> bool {
         true
     }
 

@@ -393,9 +393,7 @@ impl<D: LogFolder> Keeper<D> {
         }
         file.sync()?;
         self.folder.sync()?;
-        if self.options.direct {
-            file.enable_direct();
-        }
+        file.enable_ring(self.options.direct);
         let next = NextSegment { fd: file.fd(), allocated_bytes: file.len()?, recycled };
         (self.next, self.wants_next) = (Some(file), false);
         self.handover.next.push(next).expect("H1: one next segment at a time");

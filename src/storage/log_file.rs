@@ -8,11 +8,16 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::format::BLOCK_BYTES;
-use crate::sys::file::{allocate, file_system_name, free_bytes};
+use crate::sys::file::{allocate, file_system_name, free_bytes, is_unmarked, mark_as_written};
 use crate::sys::io::Fd;
 use crate::sys::memory::StagingBuffer;
+
+/// How long the writes of a process that is gone may take to end; killed ones took some 11 ms.
+const WRITES_PATIENCE: Duration = Duration::from_secs(2);
+const WRITES_LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A log file outside of the ring.
 pub trait LogFile {
@@ -61,8 +66,9 @@ pub trait LogFile {
     /// Whatever the file system says, out of space above all.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 
-    /// Lets the ring's writes bypass the page cache, if file and file system can do that. Returns whether.
-    fn enable_direct(&mut self) -> bool;
+    /// Readies the file for the ring: its writes bypass the page cache if `direct` is wanted and file and file system can do that, and
+    /// [`LogFolder::await_writes`] knows of them. Returns whether they bypass it.
+    fn enable_ring(&mut self, direct: bool) -> bool;
 
     /// The descriptor for the ring's writes, in whole blocks of 4096 bytes from aligned memory.
     fn fd(&self) -> Fd;
@@ -88,7 +94,7 @@ impl<F: LogFile> LogFile for &F {
         F::allocate(self, bytes)
     }
     /// A borrowed file stays as it is.
-    fn enable_direct(&mut self) -> bool {
+    fn enable_ring(&mut self, _: bool) -> bool {
         false
     }
     fn fd(&self) -> Fd {
@@ -118,6 +124,15 @@ pub trait LogFolder: std::fmt::Debug {
     /// # Errors
     /// Whatever the file system says.
     fn create(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Waits until nothing of a process that is gone is on its way to a file any more: a ring's write outlives its process, and would land in what
+    /// was read, cut and written since. Where no write can, nothing happens.
+    ///
+    /// # Errors
+    /// `TimedOut` after two seconds.
+    fn await_writes(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Gives a file another name, at once; what had that name is gone. Durable after [`LogFolder::sync`].
     ///
@@ -200,6 +215,20 @@ impl LogFolder for DiskFolder {
     fn create(&self, name: &str) -> io::Result<DiskFile> {
         let file = DiskFile::open(&self.path.join(name))?;
         if file.file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
+    }
+
+    fn await_writes(&self, name: &str) -> io::Result<()> {
+        // Not there, or something that opening it will refuse.
+        let Ok(file) = DiskFile::flags(0).read(true).open(self.path.join(name)) else { return Ok(()) };
+        let until = Instant::now() + WRITES_PATIENCE;
+        loop {
+            match is_unmarked(&file) {
+                Ok(false) if Instant::now() < until => std::thread::sleep(WRITES_LOOK_EVERY),
+                Ok(false) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
+                // A file system without such locks.
+                Ok(true) | Err(_) => return Ok(()),
+            }
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -318,8 +347,9 @@ impl LogFile for DiskFile {
     }
 
     /// With blocks of 4096 bytes. Probed by doing: one block is read, so the file has to have one.
-    fn enable_direct(&mut self) -> bool {
-        self.direct = self.probe_direct().ok();
+    fn enable_ring(&mut self, direct: bool) -> bool {
+        self.direct = if direct { self.probe_direct().ok() } else { None };
+        mark_as_written(self.direct.as_ref().unwrap_or(&self.file));
         self.direct.is_some()
     }
 

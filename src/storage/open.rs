@@ -129,9 +129,7 @@ impl<D: LogFolder> OpenLog<D> {
         status.set_written(so_far.end_sequence, so_far.offset, so_far.chain);
         status.set_durable(so_far.end_sequence);
         let mut keeper = Keeper::new(folder, options, active, header, sealed);
-        if options.direct {
-            keeper.active_mut().enable_direct();
-        }
+        keeper.active_mut().enable_ring(options.direct);
         let reading = SegmentFault::io(name, "read");
         let tail = tail_of_block(keeper.active(), so_far.offset).map_err(&reading)?;
         let position = LogPosition {

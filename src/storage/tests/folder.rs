@@ -7,11 +7,13 @@ use std::process::{Command, Stdio};
 use crate::pool::Source;
 use crate::storage::folder::{DataFolder, LOCK_FILE_NAME, OpenRefusal};
 use crate::storage::format::{BATCH_HEADER_BYTES, LogKey, RecordHeader};
+use crate::storage::log_file::{LogFile, LogFolder};
 use crate::storage::node_reader::verify;
 use crate::storage::staging::{OpenBatch, SealFacts};
 use crate::storage::testing::{a_log, identity};
 use crate::storage::{DiskFolder, SegmentOptions};
 use crate::sys::clock::WallNanos;
+use crate::sys::file::is_unmarked;
 use crate::sys::memory::StagingBuffer;
 use crate::wire::{Priority, Tier};
 
@@ -32,6 +34,25 @@ fn refused(folder: &Path) -> OpenRefusal {
     assert_eq!(listing(folder), before, "nothing has changed in a refused folder");
     assert_eq!(refusal.to_string().lines().count(), 3, "{refusal}");
     refusal
+}
+
+#[test]
+fn recovery_waits_for_the_last_writes_of_an_engine_that_was_killed() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = DiskFolder::new(place.path());
+    for direct in [false, true] {
+        let mut file = folder.create("events.bin").unwrap();
+        file.set_len(4096).unwrap();
+        file.enable_ring(direct);
+        let looked_at = fs::File::open(place.path().join("events.bin")).unwrap();
+        assert!(!is_unmarked(&looked_at).unwrap(), "a ring may be writing");
+        let waits = folder.clone();
+        let waiter = std::thread::spawn(move || waits.await_writes("events.bin"));
+        drop(file); // As the kernel does when the last operation has ended.
+        waiter.join().unwrap().unwrap();
+        assert!(is_unmarked(&looked_at).unwrap());
+    }
+    folder.await_writes("is not there").unwrap();
 }
 
 #[test]

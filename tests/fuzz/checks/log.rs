@@ -231,7 +231,7 @@ impl LogFile for MemoryFile {
     fn allocate(&self, _: u64) -> io::Result<()> {
         Ok(())
     }
-    fn enable_direct(&mut self) -> bool {
+    fn enable_ring(&mut self, _: bool) -> bool {
         false
     }
     fn fd(&self) -> Fd {
