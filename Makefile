@@ -63,9 +63,11 @@ loom: export CARGO_PROFILE_RELEASE_DEBUG := none
 loom: deps ## every interleaving of the lock-free parts
 	$(CARGO) test --locked --release --lib --target-dir target/loom loom
 
-lint: deps ## format and clippy, warnings denied
+lint: deps ## format and clippy, warnings denied; the client without the engine too
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --lib --no-default-features --features client -- -D warnings
+	! $(CARGO) tree --locked --edges normal --no-default-features --features client | grep -E 'io-uring|hwlocality|tokio'
 
 doc: export RUSTDOCFLAGS := -D warnings
 doc: deps ## the documentation, warnings denied
