@@ -221,5 +221,30 @@ mod tests {
         assert_eq!(json["events"], 10);
         assert_eq!(json["events_by_priority"]["medium"], 6);
         assert_eq!(json["events_per_second"], 20.0);
+        assert!(json["session"].is_null());
+    }
+
+    #[test]
+    fn sessions_are_summed_and_say_what_became_of_their_events() {
+        let mut ack_latency_ns = Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("constant bounds");
+        ack_latency_ns.saturating_record(250_000);
+        let one = SessionTally {
+            ack_level: AckLevel::Durable,
+            acked: 1,
+            refused: 4,
+            refused_by_reason: [("emergency_drop", 3), ("queue_full", 1)].into(),
+            lost_after_ack: 0,
+            held: 0,
+            reconnects: 2,
+            ack_latency_ns,
+        };
+        assert_eq!(SessionTally::sum(None, Some(one.clone())), Some(one.clone()));
+        let both = SessionTally::sum(Some(one.clone()), Some(one)).expect("two");
+        let text = both.to_string();
+        let expected =
+            "2 acked durable, 8 refused, 6 emergency_drop, 2 queue_full, 4 reconnects; acks after 250 us (p50), 250 us (p99)";
+        assert_eq!(text, expected);
+        let json = both.to_json();
+        assert_eq!((&json["refused_by_reason"]["emergency_drop"], &json["reconnects"]), (&6.into(), &4.into()));
     }
 }
