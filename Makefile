@@ -9,10 +9,12 @@ CARGO ?= cargo
 ARGS ?=
 # How long `make fuzz` looks for each target, seconds.
 FUZZ_SECONDS ?= 60
+# Kills at each ack level in `make kill-loop`.
+ROUNDS ?= 200
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo demo-overload examples test replay bench fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test replay kill-loop ack-latency bench fuzz loom lint doc clean deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +28,8 @@ demo: deps ## start it, send samples and a million events, drain, show ledger, l
 demo-overload: deps ## a flood drives it through every level and back; a report with a plot
 	bench-scripts/overload.sh
 
-examples: deps ## three programs with the engine inside, each runs to its end
-	for example in minimal orders windows; do $(CARGO) run --locked --example "$$example"; done
+examples: deps ## three programs with the engine inside, and one with the client; each runs to its end
+	for example in minimal orders windows producer; do $(CARGO) run --locked --example "$$example"; done
 
 test: lint ## everything that must hold: format, clippy, tests, doctests, docs, loom
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked --lib --bins --tests; fi
@@ -36,6 +38,12 @@ test: lint ## everything that must hold: format, clippy, tests, doctests, docs, 
 
 replay: deps ## 100,000 dead letters replayed twice, online and offline: each in the log once
 	REPLAY_LETTERS=100000 $(CARGO) test --locked --release --test dead_letters -- replayed_twice
+
+kill-loop: deps ## ROUNDS=200 kills under load at each ack level: what was acked is in the log, once
+	KILL_ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --test kill_loop -- --nocapture --test-threads 1
+
+ack-latency: deps ## how long acks take at 10,000 events/s, beside what the disk alone takes
+	bench-scripts/ack-latency.sh
 
 bench: deps ## events per second, stored: engine on core 0, sender on core 1
 	bench-scripts/throughput.sh
