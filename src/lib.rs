@@ -32,7 +32,7 @@
 //! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
 //! | [`embedding`] | the door for programs that have the engine inside, and its page |
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
-//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |
+//! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; sessions; publishers in this process |
 //! | [`bus`] | lanes, tiers, overflow policies, dispatch by topic |
 //! | [`process`] | realtime (alert rules), transactional (dedup, retries), batch (windows), handlers |
 //! | [`storage`] | appender, log format, segments and their keeper, recovery, readers, repair, dead letters |

@@ -38,8 +38,8 @@ struct Server {
 impl Server {
     fn with(change: impl FnOnce(&mut RigOptions)) -> Self {
         let (store, told) = (Arc::new(StoreStatus::default()), Arc::new(SessionCounters::default()));
-        let mut options = RigOptions::default();
-        options.session_wiring = SessionWiring { store: Some(store.clone()), counters: told.clone(), ..SessionWiring::alone() };
+        let session_wiring = SessionWiring { store: Some(store.clone()), counters: told.clone(), ..SessionWiring::alone() };
+        let mut options = RigOptions { session_wiring, ..RigOptions::default() };
         change(&mut options);
         let mut rig = Rig::new(options);
         rig.outcome = Outcome::Stored { log_sequence: 0 };

@@ -31,6 +31,25 @@ impl Home {
         self.owner.send_home(&self.links, &mut chain)
     }
 
+    /// As the last holder of an event: leaves its outcome in the slot (O1 in `outcome`), and gives the slot up.
+    fn leave_and_release(&self, slot: u32, outcome: u32) {
+        let mut chain = Chain::default();
+        // SAFETY: loom checks that nobody else accesses the cell meanwhile.
+        self.bytes[slot as usize].with_mut(|bytes| unsafe { *bytes = outcome });
+        chain.push(&self.links, slot);
+        self.owner.send_home(&self.links, &mut chain);
+    }
+
+    /// As the owner: the outcomes of what has come home (O2).
+    fn outcomes(&self) -> Vec<(u32, u32)> {
+        let mut outcomes = Vec::new();
+        self.owner.stack.take(&self.links, |slot| {
+            // SAFETY: as above.
+            outcomes.push((slot, self.bytes[slot as usize].with(|bytes| unsafe { *bytes })));
+        });
+        outcomes
+    }
+
     /// As the owner: takes what is there and uses it again, which must be ordered after the holders' use.
     fn collect(&self, into: &mut Vec<u32>) {
         self.owner.stack.take(&self.links, |slot| {
@@ -113,5 +132,21 @@ fn a_starved_owner_sees_the_slot_or_is_woken() {
         home.collect(&mut free);
         let woken = releaser.join().unwrap();
         assert!(woken || free == [0], "the owner sleeps and nobody wakes it");
+    });
+}
+
+#[test]
+fn an_outcome_left_in_a_slot_is_seen_when_the_slot_comes_home() {
+    loom::model(|| {
+        let home = Home::new(2);
+        let other = home.clone();
+        // Handed from holder to holder, as an event is; each leaves its own outcome, and the last one's counts.
+        let releaser = thread::spawn(move || other.leave_and_release(0, 7));
+        home.leave_and_release(1, 9);
+        let mut seen = home.outcomes();
+        releaser.join().unwrap();
+        seen.extend(home.outcomes());
+        seen.sort_unstable();
+        assert_eq!(seen, [(0, 7), (1, 9)]);
     });
 }

@@ -54,14 +54,14 @@ impl Inbox {
     /// Hands one over.
     ///
     /// # Errors
-    /// Gives one back that the caller has to close: this one, or another that nobody would take any more.
-    pub(super) fn offer(&self, transfer: Transfer) -> Result<(), Transfer> {
-        self.transfers.push(transfer)?;
+    /// Gives a descriptor back that the caller has to see to: this one's, or another's that nobody would take any more.
+    pub(super) fn offer(&self, transfer: Transfer) -> Result<(), Fd> {
+        self.transfers.push(transfer).map_err(|transfer| transfer.fd)?;
         fence(Ordering::SeqCst); // HO1
         if self.closed.load(Ordering::Relaxed)
             && let Some(transfer) = self.transfers.pop()
         {
-            return Err(transfer);
+            return Err(transfer.fd);
         }
         if let Some(waker) = self.waker.get() {
             waker.wake();

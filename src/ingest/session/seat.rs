@@ -5,10 +5,10 @@ use super::outcomes::{Judged, Outcomes};
 use crate::ingest::numbering::{Next, Numbering};
 use crate::metrics::ledger::{Counter, DropReason};
 use crate::pool::ProducerStamp;
-use crate::sys::clock::{Nanos, WallNanos};
+use crate::sys::clock::Nanos;
 use crate::wire::ProducerId;
 use crate::wire::Tier;
-use crate::wire::session::{Ack, AckLevel, ClientMessage, Fault, MARK_BYTES, Mark, ServerMessage, SessionFault, Step, Welcome};
+use crate::wire::session::{Ack, AckLevel, ClientMessage, Fault, MARK_BYTES, ServerMessage, SessionFault, Step, Welcome};
 use crate::wire::session::{HELD_BYTES_MAX, Held};
 use crate::wire::{FrameLimits, session};
 
@@ -44,8 +44,6 @@ pub(super) struct Seat {
     pub(super) used_at: Nanos,
     /// The next frame's.
     next_sequence: u64,
-    /// Of the frames that follow, by the producer's clock; 0 = unknown.
-    pub(super) producer_time: WallNanos,
     cut: Cut,
     /// The hello's lowest unacked sequence, while its welcome is due.
     welcome: Option<u64>,
@@ -67,7 +65,6 @@ impl Seat {
             connection: None,
             used_at: Nanos(0),
             next_sequence: 1,
-            producer_time: WallNanos(0),
             cut: Cut::default(),
             welcome: None,
             is_ack_due: false,
@@ -81,7 +78,7 @@ impl Seat {
     pub(super) fn begin(&mut self, connection: ConnectionRef, level: AckLevel, lowest_unacked: u64, now: Nanos) {
         self.outcomes.begin(lowest_unacked, level);
         (self.connection, self.level, self.used_at) = (Some(connection), level, now);
-        (self.next_sequence, self.producer_time, self.cut) = (lowest_unacked, WallNanos(0), Cut::default());
+        (self.next_sequence, self.cut) = (lowest_unacked, Cut::default());
         (self.welcome, self.is_ack_due, self.ending) = (Some(lowest_unacked), false, None);
     }
 
@@ -130,7 +127,7 @@ impl Seat {
             Step::Whole { message, bytes } => {
                 self.cut.have = 0;
                 match message {
-                    ClientMessage::Mark(mark) => self.mark(mark),
+                    ClientMessage::Mark(mark) => self.next_sequence = mark.next_sequence,
                     ClientMessage::Ping => self.is_ack_due = true,
                     ClientMessage::Bye => self.ending = Some(None),
                     ClientMessage::Hello(_) | ClientMessage::Frame(_) => unreachable!("both are told by their first byte before"),
@@ -138,10 +135,6 @@ impl Seat {
                 Ok(bytes - had)
             }
         }
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        (self.next_sequence, self.producer_time) = (mark.next_sequence, WallNanos(mark.time_ns));
     }
 
     // -- what it is told --

@@ -512,13 +512,13 @@ impl Tcp {
         let inbox = &inboxes[hello.producer.home(inboxes.len())];
         match inbox.offer(transfer) {
             Ok(()) => self.sessions.counters().handed_over.add(1),
-            Err(back) if back.fd == connection.fd => {
+            Err(back) if back == connection.fd => {
                 let fault = if inbox.is_closed() { SessionFault::Stopping } else { SessionFault::NoSeat };
                 self.part(slot, fault, intake, ctx);
                 // Its last word needs no receive; closing waits for it.
                 return;
             }
-            Err(other) => self.close_stray(other.fd, ctx),
+            Err(other) => self.close_stray(other, ctx),
         }
         self.leave_session(slot, ctx.now);
         self.deadlines.clear(slot);

@@ -376,6 +376,29 @@ fn a_shut_down_socket_ends_its_receive_and_is_closed_after_it() {
 }
 
 #[test]
+fn what_is_sent_arrives_behind_it_the_end_and_the_buffer_comes_back() {
+    for features in both() {
+        let mut rig = Rig::new(features, GroupId::Tcp, 1);
+        let (mut client, server) = stream_pair();
+        let mut buffer = StagingBuffer::map(4096).unwrap();
+        buffer[..5].copy_from_slice(b"hello");
+        rig.ring.send(OTHER, fd(&server), buffer, 1..5);
+        assert_eq!(rig.final_result(OTHER), Ok(4));
+        assert_eq!(&rig.ring.reclaim(OTHER)[..5], b"hello");
+        rig.ring.end_sending(fd(&server));
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"ello");
+        drop(client);
+        rig.ring.shutdown(fd(&server));
+        rig.ring.send(OTHER, fd(&server), StagingBuffer::map(4096).unwrap(), 0..4096);
+        assert_eq!(rig.final_result(OTHER), Err(Errno(libc::EPIPE)), "and no signal");
+        rig.ring.reclaim(OTHER);
+        rig.finish(GroupId::Tcp);
+    }
+}
+
+#[test]
 fn written_bytes_are_in_the_file_and_the_staging_buffer_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     for (n, features) in both().into_iter().enumerate() {
