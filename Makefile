@@ -9,10 +9,12 @@ CARGO ?= cargo
 ARGS ?=
 # How long `make fuzz` looks for each target, seconds.
 FUZZ_SECONDS ?= 60
+# Kills at each ack level in `make kill-loop`.
+ROUNDS ?= 200
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo demo-overload examples test replay large-log bench fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test replay large-log kill-loop ack-latency bench fuzz loom lint doc clean deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +28,8 @@ demo: deps ## start it, send samples and a million events, drain, show ledger, l
 demo-overload: deps ## a flood drives it through every level and back; a report with a plot
 	bench-scripts/overload.sh
 
-examples: deps ## three programs with the engine inside, each runs to its end
-	for example in minimal orders windows; do $(CARGO) run --locked --example "$$example"; done
+examples: deps ## three programs with the engine inside, and one with the client; each runs to its end
+	for example in minimal orders windows producer; do $(CARGO) run --locked --example "$$example"; done
 
 test: lint ## everything that must hold: format, clippy, tests, doctests, docs, loom
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked --lib --bins --tests; fi
@@ -39,6 +41,12 @@ replay: deps ## 100,000 dead letters replayed twice, online and offline: each in
 
 large-log: deps ## a log of 10 GiB is made and opened: time, memory, bytes read (LARGE_LOG_GIB=10)
 	LARGE_LOG_GIB="$${LARGE_LOG_GIB:-10}" $(CARGO) test --locked --release --test large_log -- --ignored --nocapture
+
+kill-loop: deps ## ROUNDS=200 kills under load at each ack level: what was acked is in the log, once
+	KILL_ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --test kill_loop -- --nocapture --test-threads 1
+
+ack-latency: deps ## how long acks take at 10,000 events/s, beside what the disk alone takes
+	bench-scripts/ack-latency.sh
 
 bench: deps ## events per second, stored: engine on core 0, sender on core 1
 	bench-scripts/throughput.sh
@@ -66,9 +74,11 @@ loom: export CARGO_PROFILE_RELEASE_DEBUG := none
 loom: deps ## every interleaving of the lock-free parts
 	$(CARGO) test --locked --release --lib --target-dir target/loom loom
 
-lint: deps ## format and clippy, warnings denied
+lint: deps ## format and clippy, warnings denied; the client without the engine too
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --lib --no-default-features --features client -- -D warnings
+	! $(CARGO) tree --locked --edges normal --no-default-features --features client | grep -E 'io-uring|hwlocality|tokio'
 
 doc: export RUSTDOCFLAGS := -D warnings
 doc: deps ## the documentation, warnings denied

@@ -29,6 +29,7 @@ impl ProducerId {
     }
 
     /// Which of so many reactors is its home: the same for all of them.
+    #[cfg(feature = "engine")]
     pub fn home(self, reactors: usize) -> usize {
         (xxhash_rust::xxh3::xxh3_64(&self.to_bytes()) % reactors.max(1) as u64) as usize
     }
