@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod numbered;
+pub mod refused;
+pub mod small_disk;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -253,15 +257,25 @@ pub fn metric(server: &Server, name: &str, label: &str) -> u64 {
 
 /// What the admin endpoint answers; asked again while it has no descriptor to answer with.
 fn get(admin: SocketAddr, path: &str) -> String {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().new_agent();
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match agent.get(format!("http://{admin}{path}")).call().and_then(|mut answer| answer.body_mut().read_to_string()) {
+        match ask(admin, path) {
             Ok(text) => return text,
             Err(error) => assert!(Instant::now() < give_up, "the engine does not answer: {error}"),
         }
         std::thread::sleep(Duration::from_millis(50)); // between two questions
     }
+}
+
+/// One question to the admin endpoint, which may be gone.
+fn ask(admin: SocketAddr, path: &str) -> Result<String, ureq::Error> {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().new_agent();
+    agent.get(format!("http://{admin}{path}")).call().and_then(|mut answer| answer.body_mut().read_to_string())
+}
+
+/// What an engine says of itself that may have ended by now.
+pub fn status_of(admin: SocketAddr) -> Option<Value> {
+    ask(admin, "/status").ok().map(|text| serde_json::from_str(&text).expect("as JSON"))
 }
 
 /// One frame of the version-1 format.
