@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use support::numbered::{Account, Load};
+use support::numbered::{Account, Load, UNHURRIED};
 use support::refused::{ENVIRONMENT, assert_three_lines, refused_start, refused_start_of};
 use support::*;
 
@@ -141,7 +141,7 @@ const SMALL_SEGMENTS: &str = "--segment-bytes=64KiB";
 
 /// Sends until the log must have rolled often, or the engine has ended; everything stored is in the account.
 fn load_over_rolls(command: Command, data: &Path, must_end: bool) -> (Ended, Account) {
-    let server = Server::spawn(command, data, &[SMALL_SEGMENTS]);
+    let server = Server::spawn(command, data, &[SMALL_SEGMENTS, UNHURRIED]);
     let mut account = Account::default();
     let load = Load::start(&server, 0, 2);
     let ended = if must_end {

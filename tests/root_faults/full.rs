@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::disk::Disk;
-use super::support::numbered::{Account, Load};
+use super::support::numbered::{Account, Load, UNHURRIED};
 use super::support::refused::{ENVIRONMENT, assert_three_lines, refused_start};
 use super::support::small_disk::{SmallDisk, fill_but};
 use super::support::*;
@@ -17,9 +17,8 @@ fn is_full(status: &serde_json::Value) -> bool {
 
 fn waits_for_space(disk: &Path) {
     let data = disk.join("data");
-    let server = Server::start_on(&data, &[SEGMENTS]);
+    let server = Server::start_on(&data, &[SEGMENTS, UNHURRIED]);
     let mut account = Account::default();
-    server.wait_stored(0);
     let ballast = fill_but(disk, 4 << 20);
     let load = Load::start(&server, 0, 4);
     server.wait_for("a full disk", is_full);

@@ -33,6 +33,9 @@ use super::{Server, frame, run, status_of};
 const BURST_FRAMES: u32 = 32;
 const BURST_EVERY: Duration = Duration::from_millis(2);
 
+/// A flag for tests that wait for every event: on a slow machine latency alone would call for shedding.
+pub const UNHURRIED: &str = "--max-latency-ms=30000";
+
 /// Which watermark is a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
