@@ -14,7 +14,7 @@ ROUNDS ?= 200
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo demo-overload examples test replay large-log kill-loop ack-latency bench fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test replay large-log kill-loop ack-latency Rounds of `make test-kill`, and power cuts test-root`. ROUNDS ?= 200 CUTS 50 .PHONY: test-kill test-root test-vm bench fuzz loom lint doc clean deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,15 @@ test: lint ## everything that must hold: format, clippy, tests, doctests, docs, 
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --locked; else $(CARGO) test --locked --lib --bins --tests; fi
 	$(CARGO) test --locked --doc
 	$(MAKE) --no-print-directory doc loom
+
+test-kill: deps ## kill -9 in mid-load and in mid-recovery, the log audited after each (ROUNDS=200)
+	ROUNDS=$(ROUNDS) $(CARGO) test --locked --test kill_rounds -- --nocapture --test-threads=1
+
+test-root: deps ## as root: power cuts on loop-mounted file systems (CUTS=50), no space, read-only
+	CUTS=$(CUTS) $(CARGO) test --locked --test root_faults -- --ignored --nocapture --test-threads=1
+
+test-vm: deps ## Linux 6.1 in a virtual machine with two NUMA nodes and a disk that fails (no KVM needed)
+	tests/vm/run.sh
 
 replay: deps ## 100,000 dead letters replayed twice, online and offline: each in the log once
 	REPLAY_LETTERS=100000 $(CARGO) test --locked --release --test dead_letters -- replayed_twice

@@ -3,47 +3,9 @@
 mod support;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use support::small_disk::SmallDisk;
 use support::*;
-
-/// A file system of a few MiB in a temporary folder.
-struct SmallDisk {
-    folder: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted.
-    fn mount(mebibytes: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(folder.path());
-        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
-        is_mounted.then_some(Self { folder })
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Takes all but this much of what is free.
-    fn fill_but(&self, bytes_left: u64) -> PathBuf {
-        let path = self.path().join("ballast");
-        let mut file = std::fs::File::create(&path).expect("writable");
-        while file.write_all(&[7; 4096]).is_ok() {}
-        let full = file.metadata().expect("open").len();
-        file.set_len(full.saturating_sub(bytes_left)).expect("shrinks");
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a failing test may still have an engine in there.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
 
 #[test]
 fn a_full_disk_makes_tcp_wait_drops_udp_and_goes_on_when_it_has_space() {

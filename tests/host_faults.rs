@@ -5,29 +5,8 @@ mod support;
 use std::io::Write;
 use std::process::Command;
 
+use support::refused::{CONFIGURATION, ENVIRONMENT, assert_three_lines, refused_start};
 use support::*;
-
-const CONFIGURATION: i32 = 3;
-const ENVIRONMENT: i32 = 4;
-
-/// Runs `serve` on a data folder where it must refuse to start; returns its exit code and stderr.
-fn refused_start(data: &std::path::Path, flags: &[&str]) -> (i32, String) {
-    let output = Command::new(binary())
-        .arg("serve")
-        .envs(DEFAULTS.iter().copied())
-        .arg(format!("--data-dir={}", data.display()))
-        .args(flags)
-        .output()
-        .expect("the binary runs");
-    (output.status.code().expect("an exit code"), String::from_utf8(output.stderr).expect("text"))
-}
-
-#[track_caller]
-fn assert_three_lines(stderr: &str) {
-    let lines: Vec<&str> =
-        stderr.lines().filter(|l| ["error:", "cause:", "fix:"].iter().any(|w| l.trim_start().starts_with(w))).collect();
-    assert_eq!(lines.len(), 3, "error, cause, fix expected in:\n{stderr}");
-}
 
 #[test]
 fn a_data_folder_that_is_a_file_is_refused_and_left_alone() {
@@ -131,55 +110,6 @@ fn absent_huge_pages_are_refused_only_when_strict() {
     send_all(&server, &frame(2, "small/pages", b"work too"));
     server.wait_stored(1);
     server.stop().assert_clean();
-}
-
-/// Wraps the engine so that a syscall fails; `None` (and a loud skip) without strace.
-fn with_injected(injection: &str) -> Option<Command> {
-    let traces = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).output().is_ok_and(|o| o.status.success());
-    if !traces {
-        skip("strace is not installed or may not trace: syscall faults are not injected");
-        return None;
-    }
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={injection}"), binary()]);
-    Some(command)
-}
-
-#[test]
-fn a_refused_io_uring_names_cause_and_fix() {
-    for errno in ["EPERM", "ENOSYS"] {
-        let Some(mut command) = with_injected(&format!("io_uring_setup:error={errno}")) else { return };
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let output = command
-            .arg("serve")
-            .envs(DEFAULTS.iter().copied())
-            .arg(format!("--data-dir={}", folder.path().join("data").display()))
-            .output()
-            .expect("strace runs");
-        let stderr = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.code(), Some(ENVIRONMENT), "{errno}: {stderr}");
-        assert_three_lines(&stderr);
-        assert!(stderr.contains("io_uring"), "{stderr}");
-    }
-}
-
-#[test]
-fn interrupted_ring_entries_lose_nothing() {
-    let Some(command) = with_injected("io_uring_enter:error=EINTR:when=5+7") else { return };
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::spawn(command, &folder.path().join("data"), &[]);
-    let mut stream = server.connect();
-    for n in 0..200 {
-        stream.write_all(&frame((n % 5) as u8, "interrupted", format!("event {n}").as_bytes())).expect("the engine reads");
-    }
-    server.wait_stored(200);
-    drop(stream);
-    // The tracer passes signals on to its child only when it is signalled itself; the engine is its only child.
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).expect("Linux");
-    let engine: i32 = children.split_whitespace().next().expect("one child").parse().expect("a pid");
-    // SAFETY: a plain syscall; the process is our grandchild and alive.
-    assert_eq!(unsafe { libc::kill(engine, libc::SIGTERM) }, 0);
-    server.wait().assert_clean();
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod numbered;
+pub mod refused;
+pub mod small_disk;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -30,9 +34,20 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_eventstream")
 }
 
+/// A process that does not outlive a failing test, with the ports and file systems that it holds.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // Refused, and right so, where it has ended and was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running engine.
 pub struct Server {
-    child: Child,
+    child: Guarded,
     /// Where it takes TCP.
     pub tcp: SocketAddr,
     /// Where it takes UDP.
@@ -113,12 +128,12 @@ impl Server {
             text
         });
         let (tcp, udp, admin) = (tcp.expect("set"), udp.expect("set"), admin.expect("set"));
-        Server { child, tcp, udp, admin, data: data.to_owned(), stdout, stderr, _folder: None }
+        Server { child: Guarded(child), tcp, udp, admin, data: data.to_owned(), stdout, stderr, _folder: None }
     }
 
     /// Its process id.
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.child.0.id() as i32
     }
 
     /// Sends it a signal.
@@ -180,11 +195,11 @@ impl Server {
     pub fn wait(mut self) -> Ended {
         let give_up = Instant::now() + PATIENCE;
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("our child") {
+            if let Some(status) = self.child.0.try_wait().expect("our child") {
                 break status;
             }
             if Instant::now() > give_up {
-                let _ = self.child.kill();
+                let _ = self.child.0.kill();
                 panic!("the engine did not end in time");
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -253,15 +268,25 @@ pub fn metric(server: &Server, name: &str, label: &str) -> u64 {
 
 /// What the admin endpoint answers; asked again while it has no descriptor to answer with.
 fn get(admin: SocketAddr, path: &str) -> String {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().new_agent();
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match agent.get(format!("http://{admin}{path}")).call().and_then(|mut answer| answer.body_mut().read_to_string()) {
+        match ask(admin, path) {
             Ok(text) => return text,
             Err(error) => assert!(Instant::now() < give_up, "the engine does not answer: {error}"),
         }
         std::thread::sleep(Duration::from_millis(50)); // between two questions
     }
+}
+
+/// One question to the admin endpoint, which may be gone.
+fn ask(admin: SocketAddr, path: &str) -> Result<String, ureq::Error> {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().new_agent();
+    agent.get(format!("http://{admin}{path}")).call().and_then(|mut answer| answer.body_mut().read_to_string())
+}
+
+/// What an engine says of itself that may have ended by now.
+pub fn status_of(admin: SocketAddr) -> Option<Value> {
+    ask(admin, "/status").ok().map(|text| serde_json::from_str(&text).expect("as JSON"))
 }
 
 /// One frame of the version-1 format.

@@ -1,0 +1,84 @@
+//! Power cuts under load: what was announced durable before the cut is there after it.
+
+use std::time::Duration;
+
+use eventstream::sim::rng::Rng;
+
+use super::disk::Disk;
+use super::support::numbered::{Account, Level, Load, Watch, rounds, seed};
+use super::support::*;
+
+/// Cuts on one file system before it is left for a new one: an audit reads the whole log.
+const CUTS_PER_DISK: u32 = 10;
+/// Small ones, so that cuts meet rolls and preallocation; large ones, as rolls sync, and with the file's also everything else in the journal.
+const SEGMENTS: [&str; 2] = ["--segment-bytes=1MiB", "--segment-bytes=256MiB"];
+const DURABILITIES: [&str; 2] = ["--durability=group", "--durability=always"];
+
+fn survives_cuts(what: &str, cuts: u32, fresh_disk: impl Fn() -> Option<Disk>) {
+    let mut chance = Rng::new(seed());
+    let (mut records, mut announced) = (0, 0);
+    for first in (0..cuts).step_by(CUTS_PER_DISK as usize) {
+        let Some(disk) = fresh_disk() else { return };
+        let data = disk.path().join("data");
+        let mut account = Account::default();
+        for round in first..cuts.min(first + CUTS_PER_DISK) {
+            let (segments, durability) = (SEGMENTS[(round / 2 % 2) as usize], DURABILITIES[(round % 2) as usize]);
+            let server = Server::start_on(&data, &[segments, durability]);
+            let watch = Watch::start(&server, Level::Durable);
+            let load = Load::start(&server, round, 4);
+            server.wait_for("something durable", |status| status["durable_sequence"].as_u64() > Some(0));
+            std::thread::sleep(Duration::from_micros(chance.below(500_000))); // the random moment
+            // What is announced after the cut is no promise: a device that drops writes says yes to every sync.
+            watch.end(&mut account);
+            disk.cut_power();
+            server.kill();
+            load.end(&mut account);
+            disk.power_on();
+            Server::start_on(&data, &[segments]).stop().assert_clean();
+            let audit = account.audit(&data);
+            if round % CUTS_PER_DISK == CUTS_PER_DISK - 1 || round == cuts - 1 {
+                records += audit.records;
+                announced += audit.announced;
+            }
+        }
+    }
+    eprintln!(
+        "{cuts} power cuts on {what}: {announced} events announced durable, {records} in the log, none missing, none invented, none twice"
+    );
+}
+
+#[test]
+#[ignore = "needs root: make test-root"]
+fn what_was_announced_durable_survives_power_cuts_on_ext4() {
+    survives_cuts("ext4", rounds("CUTS", 50), || Disk::in_a_file("ext4", 512));
+}
+
+/// If this ever fails, the cuts of these tests cut nothing, and they prove nothing.
+#[test]
+#[ignore = "needs root: make test-root"]
+fn a_power_cut_takes_what_was_only_written() {
+    let Some(disk) = Disk::in_a_file("ext4", 512) else { return };
+    let data = disk.path().join("data");
+    let server = Server::start_on(&data, &[SEGMENTS[1], "--durability=none"]);
+    let load = Load::start(&server, 0, 4);
+    let status = server.wait_for("something written", |status| status["written_sequence"].as_u64() > Some(1_000));
+    disk.cut_power();
+    server.kill();
+    load.end(&mut Account::default());
+    disk.power_on();
+    Server::start_on(&data, &[SEGMENTS[1]]).stop().assert_clean();
+    let (kept, written) = (dump(&data).len() as u64, status["written_sequence"].as_u64().expect("a number"));
+    assert!(kept < written, "{kept} of {written} records survived without a sync");
+}
+
+#[test]
+#[ignore = "needs root: make test-root"]
+fn what_was_announced_durable_survives_power_cuts_on_xfs() {
+    survives_cuts("xfs", rounds("CUTS", 50).div_ceil(5), || Disk::in_a_file("xfs", 512));
+}
+
+#[test]
+#[ignore = "needs a disk that may be wiped: make test-vm"]
+fn what_was_announced_durable_survives_a_device_that_drops_writes() {
+    survives_cuts("a flaky device", rounds("CUTS", 50), Disk::on_the_flaky_device);
+}
