@@ -37,7 +37,8 @@
 //! | [`process`] | realtime (alert rules), transactional (dedup, retries), batch (windows), handlers |
 //! | [`storage`] | appender, log format, segments and their keeper, recovery, readers, repair, dead letters |
 //! | [`control`], [`metrics`] | the node's level and gate; ledger, latencies, export, status |
-//! | [`pool`], [`wire`] | slots and tickets; the frame codec |
+//! | [`client`] (feature `client`) | a producer with sessions, for programs without the engine: above [`wire`] and nothing else |
+//! | [`pool`], [`wire`] | slots and tickets; the codec of frames and sessions |
 //! | [`sys`] | every syscall: ring, probe, memory, sockets, topology |
 //! | `sim` (feature `sim`) | the same agents over a simulated kernel, disk and clock |
 //!
@@ -46,32 +47,50 @@
 //! [`storage`], MetricRegistry is [`metrics`], DeadLetterQueue is [`storage::dead_letter`].
 
 // Model-checked builds (`make loom`) leave out what needs tokio, and with it the users of much else.
-#![cfg_attr(loom, allow(dead_code, unused_imports, rustdoc::broken_intra_doc_links))]
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+// The page above is of the whole house; builds without some part of it lack what it links to.
+#![cfg_attr(any(loom, not(feature = "engine")), allow(rustdoc::broken_intra_doc_links))]
 
-#[cfg(not(loom))]
+#[cfg(all(feature = "engine", not(loom)))]
 pub mod commands;
+#[cfg(feature = "engine")]
 pub mod config;
-#[cfg(not(loom))]
+#[cfg(all(feature = "engine", not(loom)))]
 pub mod embedding;
+#[cfg(feature = "engine")]
 pub mod limits;
+#[cfg(feature = "engine")]
 pub mod report;
 
+#[cfg(feature = "engine")]
 pub mod agent;
-#[cfg(not(loom))]
+#[cfg(all(feature = "engine", not(loom)))]
 pub mod engine;
+#[cfg(feature = "engine")]
 pub mod runner;
 
+#[cfg(feature = "engine")]
 pub mod bus;
+#[cfg(feature = "engine")]
 pub mod ingest;
+#[cfg(feature = "engine")]
 pub mod process;
+#[cfg(feature = "engine")]
 pub mod storage;
 
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "engine")]
 pub mod control;
+#[cfg(feature = "engine")]
 pub mod metrics;
+#[cfg(feature = "engine")]
 pub mod pool;
 pub mod wire;
 
-#[cfg(all(not(loom), any(test, feature = "sim")))]
+#[cfg(all(feature = "engine", not(loom), any(test, feature = "sim")))]
 pub mod sim;
+#[cfg(feature = "engine")]
 mod sync;
+#[cfg(feature = "engine")]
 pub mod sys;

@@ -3,7 +3,7 @@
 use std::num::NonZeroU128;
 
 use crate::sys::clock::{Nanos, WallNanos};
-use crate::wire::{Priority, Tier};
+use crate::wire::{Priority, ProducerId, Tier};
 
 /// Bytes of the header at the start of each slot.
 pub const EVENT_HEADER_BYTES: usize = 64;
@@ -74,32 +74,6 @@ impl EventKey {
     /// The number.
     pub const fn get(self) -> u128 {
         self.0.get()
-    }
-}
-
-/// Who sends in a session, across connections and restarts of either side: 16 bytes of its own choice, not all zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct ProducerId(EventKey);
-
-impl ProducerId {
-    /// The id of its bytes; `None` for sixteen zeros.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Option<ProducerId> {
-        match EventKey::new(u128::from_be_bytes(bytes)) {
-            Some(key) => Some(ProducerId(key)),
-            None => None,
-        }
-    }
-
-    /// Its bytes, as on the wire and in the log.
-    pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.get().to_be_bytes()
-    }
-}
-
-impl std::fmt::Display for ProducerId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0.get())
     }
 }
 
@@ -190,7 +164,7 @@ impl EventHeader {
     pub const fn producer(&self) -> Option<ProducerStamp> {
         match self.key {
             Some(id) if self.flags.has(EventFlags::SESSION) => {
-                Some(ProducerStamp { producer: ProducerId(id), sequence: self.producer_sequence })
+                Some(ProducerStamp { producer: ProducerId::new(id.0), sequence: self.producer_sequence })
             }
             _ => None,
         }
@@ -199,7 +173,7 @@ impl EventHeader {
     /// The header of an event of a session.
     pub const fn of_producer(mut self, stamp: ProducerStamp) -> Self {
         self.flags = self.flags.with(EventFlags::SESSION);
-        self.key = Some(stamp.producer.0);
+        self.key = Some(EventKey(stamp.producer.get()));
         self.producer_sequence = stamp.sequence;
         self
     }

@@ -11,10 +11,11 @@
 //!   over the row of them.
 //! - `log_file` is the seam to the disk outside of the ring; the ring itself is [`crate::sys::io::Ring`].
 //! - `rotating_file` is a bounded file of lines, for everything that helper threads write.
+//! - `producers` tells which sequences of which producer are stored.
 //! - `status` is what everybody else may know: watermarks, state, progress per inlet.
 //!
 //! Named invariants: F (`format`), K (`walk`), S (`segments`), V (`recovery`), B (`open`), G (`staging`), A (`appender`), H (`keeper`),
-//! N (`node_reader`), X (`repair`), D (`dead_letter`), R (`rotating_file`).
+//! N (`node_reader`), X (`repair`), P (`producers`), D (`dead_letter`), R (`rotating_file`).
 //!
 //! What it does not do: replicate, compact.
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ pub mod log_file;
 pub mod names;
 pub mod node_reader;
 pub mod open;
+pub mod producers;
 pub mod reader;
 pub mod recovery;
 pub mod repair;

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Tally;
+use crate::client::{ClientError, SendRefusal};
 use crate::wire::FrameRefusal;
+use crate::wire::session::SessionFault;
 
 /// Why `send` did not do what it was asked to.
 #[derive(Debug)]
@@ -19,6 +21,13 @@ pub enum SendError {
         flag: &'static str,
         /// The other.
         with: &'static str,
+    },
+    /// A flag that means nothing without another.
+    Lacking {
+        /// The flag.
+        flag: &'static str,
+        /// The one that it needs.
+        needs: &'static str,
     },
     /// A number outside its range.
     OutOfRange {
@@ -72,6 +81,22 @@ pub enum SendError {
         /// What the kernel had taken by then; the receiver may have got less.
         sent: Tally,
     },
+    /// A session can't begin or go on.
+    Session {
+        /// With whom.
+        address: SocketAddr,
+        /// Why.
+        source: ClientError,
+        /// What was given to sessions before; some of it may have no outcome.
+        sent: Tally,
+    },
+    /// An event that a session does not take.
+    NotTaken {
+        /// Why.
+        refusal: SendRefusal,
+        /// What was given before.
+        sent: Tally,
+    },
     /// Events that don't fit one datagram.
     DatagramTooLong {
         /// Bytes of the frames that were to go together.
@@ -110,8 +135,8 @@ impl fmt::Display for LineFault {
 impl SendError {
     /// Whether the command line was wrong, rather than the world.
     pub fn is_usage(&self) -> bool {
-        use SendError::{Conflict, NothingToSend, OutOfRange, Topic};
-        matches!(self, NothingToSend | Conflict { .. } | OutOfRange { .. } | Topic { .. })
+        use SendError::{Conflict, Lacking, NothingToSend, OutOfRange, Topic};
+        matches!(self, NothingToSend | Conflict { .. } | Lacking { .. } | OutOfRange { .. } | Topic { .. })
     }
 
     /// The same error with what all threads together had sent.
@@ -119,6 +144,8 @@ impl SendError {
         if let SendError::Read { sent, .. }
         | SendError::BadLine { sent, .. }
         | SendError::Lost { sent, .. }
+        | SendError::Session { sent, .. }
+        | SendError::NotTaken { sent, .. }
         | SendError::DatagramTooLong { sent, .. } = &mut self
         {
             *sent = all;
@@ -131,6 +158,7 @@ impl SendError {
         match self {
             SendError::NothingToSend => "nothing to send".into(),
             SendError::Conflict { flag, with } => format!("{flag} can't go with {with}"),
+            SendError::Lacking { flag, needs } => format!("{flag} needs {needs}"),
             SendError::OutOfRange { flag, value, .. } => format!("{flag} {value} is out of range"),
             SendError::Topic { .. } => "--topic is not a topic".into(),
             SendError::Read { path, sent, .. } => format!("can't read {} ({})", path.display(), so_far(sent)),
@@ -139,6 +167,8 @@ impl SendError {
             }
             SendError::Connect { address, .. } => format!("can't connect to {address}"),
             SendError::Lost { address, sent, .. } => format!("lost the receiver at {address} ({})", so_far(sent)),
+            SendError::Session { address, sent, .. } => format!("no session with {address} ({})", so_far(sent)),
+            SendError::NotTaken { sent, .. } => format!("an event can't be sent ({})", so_far(sent)),
             SendError::DatagramTooLong { sent, .. } => format!("events don't fit a datagram ({})", so_far(sent)),
             SendError::Output { .. } => "everything was sent, but the summary can't be printed".into(),
         }
@@ -149,9 +179,12 @@ impl SendError {
         match self {
             SendError::NothingToSend => "neither --file nor --generate was given".into(),
             SendError::Conflict { flag, with } => format!("{flag} and {with} exclude each other"),
+            SendError::Lacking { flag, needs } => format!("{flag} means nothing without {needs}"),
             SendError::OutOfRange { least, most, .. } => format!("it must be from {least} to {most}"),
             SendError::Topic { refusal } => refusal.to_string(),
             SendError::BadLine { fault, .. } => fault.to_string(),
+            SendError::Session { source, .. } => source.to_string(),
+            SendError::NotTaken { refusal, .. } => refusal.to_string(),
             SendError::DatagramTooLong { bytes, .. } => {
                 format!("{bytes} bytes of frames, a datagram takes {}", super::udp::DATAGRAM_BYTES_MAX)
             }
@@ -167,6 +200,7 @@ impl SendError {
         match self {
             SendError::NothingToSend => "--generate 1000, --file events.txt, or --file - for standard input".into(),
             SendError::Conflict { with, .. } => format!("leave {with} out, or run send twice"),
+            SendError::Lacking { needs, .. } => format!("add {needs}, or leave it out"),
             SendError::OutOfRange { flag, least, .. } => format!("{flag} {least}, or leave it out for its default"),
             SendError::Topic { .. } => "a name such as --topic sensors/temp: UTF-8, no control characters, no + and #".into(),
             SendError::Read { path, .. } => format!("check that the file is there and readable: ls -l {}", path.display()),
@@ -175,6 +209,16 @@ impl SendError {
             SendError::Lost { .. } => {
                 "look into the engine's log and at `eventstream status`: it says which frames it refused and why".into()
             }
+            SendError::Session { source: ClientError::NoServer { .. }, address, .. } => {
+                format!("start the engine with: eventstream serve --tcp-listen {address}")
+            }
+            SendError::Session { source: ClientError::Refused { code, .. }, .. } => match SessionFault::name_of(*code) {
+                Some("token_refused") => "--token-file with the engine's --session-token-file".into(),
+                Some("level_unavailable") => "a lower level with --ack, or an engine with another --durability".into(),
+                _ => "look into the engine's log and at `eventstream status`".into(),
+            },
+            SendError::Session { .. } => "check that an engine of this version listens there, and its log".into(),
+            SendError::NotTaken { .. } => "shorter events, or an engine with a larger --max-frame-bytes".into(),
             SendError::DatagramTooLong { .. } => "lower --datagram-events, or send over TCP".into(),
             SendError::Output { .. } => "check where standard output goes".into(),
         }
@@ -199,6 +243,8 @@ impl std::error::Error for SendError {
             | SendError::Lost { source, .. }
             | SendError::Output { source } => Some(source),
             SendError::Topic { refusal } => Some(refusal),
+            SendError::Session { source, .. } => Some(source),
+            SendError::NotTaken { refusal, .. } => Some(refusal),
             _ => None,
         }
     }

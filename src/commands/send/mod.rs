@@ -1,7 +1,7 @@
 //! `eventstream send`: events from files, standard input or a generator, over TCP or UDP.
 //!
 //! ```text
-//!  SendCommand ──► Plan ──► per thread:  Source ──► Piece (one write, one datagram) ──► TCP connections or UDP sockets
+//!  SendCommand ──► Plan ──► per thread:  Source ──► Piece (one write, one datagram) ──► TCP connections, sessions, UDP sockets
 //!  (flags)         (valid)               lines, raw bytes, generated                    in turn, none waits for another
 //! ```
 //!
@@ -11,13 +11,16 @@
 //! - **I3** The summary counts what the kernel took, by priority. On TCP each connection is then closed for writing and waited
 //!   for, so a summary without unconfirmed connections means that the receiver has read everything.
 //!
-//! It does not learn what became of an event: version 1 of the wire has no reply. `eventstream status` tells.
+//! - **I4** With `--session` the summary also says what the engine made of every event, and how long its acks took.
+//!
+//! Without, it does not learn what became of an event: version 1 of the wire has no reply. `eventstream status` tells.
 
 mod error;
 mod generate;
 mod lines;
 mod pace;
 mod plan;
+mod session;
 mod summary;
 mod tcp;
 mod udp;
@@ -30,9 +33,11 @@ use std::time::Instant;
 use argh::FromArgs;
 
 pub use error::{LineFault, SendError};
-pub use plan::{Generate, Input, LineFormat, Mix, Plan, TcpTransport, Transport, UdpTransport};
-pub use summary::{SendSummary, Tally};
+pub use plan::{Generate, Input, LineFormat, Mix, Plan, SessionTransport, TcpTransport, Transport, UdpTransport};
+pub use summary::{SendSummary, SessionTally, Tally};
 
+use crate::wire::session::AckLevel;
+use crate::wire::{Priority, ProducerId};
 use generate::Generator;
 use lines::{Lines, RawBytes};
 
@@ -87,7 +92,7 @@ pub struct SendCommand {
 
     /// priority of lines: critical, high, medium, low, batch or 4-0 (default: medium)
     #[argh(option)]
-    pub priority: Option<crate::wire::Priority>,
+    pub priority: Option<Priority>,
 
     /// TCP connections or UDP sockets, used in turn (default: 8 for generated events over TCP, else 1)
     #[argh(option)]
@@ -96,6 +101,26 @@ pub struct SendCommand {
     /// bytes of one TCP write (default: 65536)
     #[argh(option)]
     pub write_bytes: Option<usize>,
+
+    /// send in sessions, one on each TCP connection: the engine acknowledges every event, and says which it refuses
+    #[argh(switch)]
+    pub session: bool,
+
+    /// when an event is acknowledged: accepted, written or durable (default: written, needs --session)
+    #[argh(option)]
+    pub ack: Option<AckLevel>,
+
+    /// who sends: 32 hexadecimal digits (default: random; needs --session, one connection)
+    #[argh(option)]
+    pub producer_id: Option<ProducerId>,
+
+    /// sequence of the first event of this producer (default: 1; needs --producer-id)
+    #[argh(option)]
+    pub first_sequence: Option<u64>,
+
+    /// file with the token that the engine asks for (needs --session)
+    #[argh(option)]
+    pub token_file: Option<PathBuf>,
 
     /// events in one datagram (default: 1)
     #[argh(option)]
@@ -154,15 +179,17 @@ pub fn send(plan: &Plan) -> Result<SendSummary, SendError> {
     });
     let mut sent = Tally::default();
     let mut unconfirmed = 0;
+    let mut session = None;
     let mut failure = None;
     for part in parts {
         sent.add(&part.sent);
         unconfirmed += part.unconfirmed_connections;
+        session = SessionTally::sum(session, part.session);
         failure = failure.or(part.failure);
     }
     match failure {
         Some(failure) => Err(failure.after(sent)),
-        None => Ok(SendSummary::new(plan, sent, unconfirmed, begun.elapsed())),
+        None => Ok(SendSummary::new(plan, sent, unconfirmed, session, begun.elapsed())),
     }
 }
 
@@ -171,14 +198,16 @@ pub fn send(plan: &Plan) -> Result<SendSummary, SendError> {
 struct Part {
     sent: Tally,
     unconfirmed_connections: usize,
+    session: Option<SessionTally>,
     failure: Option<SendError>,
 }
 
 fn send_part(plan: &Plan, thread: usize, stop: &AtomicBool) -> Part {
     let source = Source::new(plan, thread);
-    let part = match plan.transport {
-        Transport::Tcp(tcp) => tcp::send(plan, tcp, thread, source, stop),
-        Transport::Udp(udp) => udp::send(plan, udp, thread, source, stop),
+    let part = match &plan.transport {
+        Transport::Tcp(tcp) => tcp::send(plan, *tcp, thread, source, stop),
+        Transport::Udp(udp) => udp::send(plan, *udp, thread, source, stop),
+        Transport::Session(session) => session::send(plan, session, thread, source, stop),
     };
     if part.failure.is_some() {
         // Relaxed: the others may well send a little more.

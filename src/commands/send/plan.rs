@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{SendCommand, SendError};
-use crate::wire::{LENGTH_MAX, Priority, check_topic};
+use crate::wire::session::AckLevel;
+use crate::wire::{LENGTH_MAX, Priority, ProducerId, check_topic};
 
 /// What to send, where to and how. Made from flags, see [`SendCommand`].
 #[derive(Clone, Debug, PartialEq)]
@@ -78,10 +79,12 @@ impl Generate {
 }
 
 /// The way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A stream per connection.
     Tcp(TcpTransport),
+    /// A session per connection.
+    Session(SessionTransport),
     /// Datagrams.
     Udp(UdpTransport),
 }
@@ -95,6 +98,21 @@ pub struct TcpTransport {
     pub write_bytes: usize,
     /// How long to wait at the end for the receiver to read everything.
     pub close_wait: Duration,
+}
+
+/// Sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionTransport {
+    /// Where to.
+    pub address: SocketAddr,
+    /// When an event is acknowledged.
+    pub ack_level: AckLevel,
+    /// Who sends, over the one connection there is then; else each connection draws an id.
+    pub producer: Option<ProducerId>,
+    /// The sequence of the first event, at least 1.
+    pub first_sequence: u64,
+    /// Where the token is.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Datagrams.
@@ -145,7 +163,7 @@ impl Plan {
     pub(super) fn piece_bytes(&self) -> usize {
         match self.transport {
             Transport::Tcp(tcp) => tcp.write_bytes,
-            Transport::Udp(_) => 65_536,
+            Transport::Session(_) | Transport::Udp(_) => 65_536,
         }
     }
 
@@ -163,8 +181,11 @@ impl TryFrom<SendCommand> for Plan {
         let transport = transport(&flags)?;
         let udp = matches!(transport, Transport::Udp(_));
         let threads = within("--threads", flags.threads, 1, 1, 256)?;
-        let connections_default = if flags.generate.is_some() && !udp { 8.max(threads) } else { threads };
-        let connections = within("--connections", flags.connections, connections_default, threads, 65_536)?;
+        let one = flags.producer_id.is_some();
+        let connections_default = if flags.generate.is_some() && !udp && !one { 8.max(threads) } else { threads };
+        // A session has two threads.
+        let connections_max = if flags.session { 1024 } else { 65_536 };
+        let connections = within("--connections", flags.connections, connections_default, threads, connections_max)?;
         // UDP loses what the receiver can't take at once, and the default receive buffers of hosts are small.
         let rate = flags.rate.unwrap_or(if udp { 50_000 } else { 0 });
         let input = input(flags)?;
@@ -199,9 +220,24 @@ fn refuse_conflicts(flags: &SendCommand) -> Result<(), SendError> {
         (udp && flags.write_bytes.is_some(), "--udp", "--write-bytes"),
         (udp && flags.close_wait_ms.is_some(), "--udp", "--close-wait-ms"),
         (!udp && flags.datagram_events.is_some(), "--tcp", "--datagram-events"),
+        (flags.session && udp, "--session", "--udp"),
+        (flags.session && flags.raw, "--session", "--raw"),
+        (flags.session && flags.write_bytes.is_some(), "--session", "--write-bytes"),
+        (flags.session && flags.close_wait_ms.is_some(), "--session", "--close-wait-ms"),
+        (flags.producer_id.is_some() && many(flags.connections), "--producer-id", "--connections"),
+        (flags.producer_id.is_some() && many(flags.threads), "--producer-id", "--threads"),
     ];
-    match conflicts.into_iter().find(|(conflict, ..)| *conflict) {
-        Some((_, flag, with)) => Err(SendError::Conflict { flag, with }),
+    if let Some((_, flag, with)) = conflicts.into_iter().find(|(conflict, ..)| *conflict) {
+        return Err(SendError::Conflict { flag, with });
+    }
+    let lacking = [
+        (flags.ack.is_some() && !flags.session, "--ack", "--session"),
+        (flags.producer_id.is_some() && !flags.session, "--producer-id", "--session"),
+        (flags.token_file.is_some() && !flags.session, "--token-file", "--session"),
+        (flags.first_sequence.is_some() && flags.producer_id.is_none(), "--first-sequence", "--producer-id"),
+    ];
+    match lacking.into_iter().find(|(lacking, ..)| *lacking) {
+        Some((_, flag, needs)) => Err(SendError::Lacking { flag, needs }),
         None => Ok(()),
     }
 }
@@ -213,6 +249,15 @@ fn transport(flags: &SendCommand) -> Result<Transport, SendError> {
         return Ok(Transport::Udp(UdpTransport { address, datagram_events }));
     }
     let address = flags.tcp.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9000)));
+    if flags.session {
+        return Ok(Transport::Session(SessionTransport {
+            address,
+            ack_level: flags.ack.unwrap_or(AckLevel::Written),
+            producer: flags.producer_id,
+            first_sequence: within("--first-sequence", flags.first_sequence, 1, 1, u64::MAX / 2)?,
+            token_file: flags.token_file.clone(),
+        }));
+    }
     let write_bytes = within("--write-bytes", flags.write_bytes, 65_536, 1, 16 << 20)?;
     let close_wait = Duration::from_millis(within("--close-wait-ms", flags.close_wait_ms, 30_000, 1, 3_600_000)?);
     Ok(Transport::Tcp(TcpTransport { address, write_bytes, close_wait }))
@@ -301,6 +346,8 @@ mod tests {
         let file = ["--file", "-"];
         let raw = ["--file", "-", "--raw"];
         let udp = ["--udp", "127.0.0.1:1", "--generate", "1"];
+        let session = ["--generate", "1", "--session"];
+        let producer = ["--generate", "1", "--session", "--producer-id", "000102030405060708090a0b0c0d0e0f"];
         let cases: &[(&[&str], &[&str])] = &[
             (&udp, &["--tcp", "127.0.0.1:1"]),
             (&generate, &["--file", "x"]),
@@ -321,12 +368,32 @@ mod tests {
             (&udp, &["--write-bytes", "9"]),
             (&udp, &["--close-wait-ms", "9"]),
             (&generate, &["--datagram-events", "9"]),
+            (&session, &["--udp", "127.0.0.1:1"]),
+            (&raw, &["--session"]),
+            (&session, &["--write-bytes", "9"]),
+            (&session, &["--close-wait-ms", "9"]),
+            (&producer, &["--connections", "2"]),
+            (&producer, &["--threads", "2"]),
         ];
         for (base, added) in cases {
             assert!(plan(base).is_ok(), "{base:?}");
             let error = plan(&[*base, *added].concat()).unwrap_err();
             assert!(matches!(error, SendError::Conflict { .. }) && error.is_usage(), "{base:?} {added:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_session_is_asked_for_before_its_flags_are_and_has_a_connection_for_each_producer() {
+        let flags = ["--ack", "durable"];
+        for lonely in [&flags[..], &["--producer-id", &"a".repeat(32)], &["--token-file", "x"], &["--first-sequence", "2"]] {
+            let error = plan(&[&["--generate", "1"], lonely].concat()).unwrap_err();
+            assert!(matches!(error, SendError::Lacking { .. }) && error.is_usage(), "{lonely:?}: {error}");
+        }
+        let made = plan(&["--generate", "9", "--session", "--ack", "durable"]).unwrap();
+        let Transport::Session(session) = made.transport else { panic!() };
+        assert_eq!((session.ack_level, session.producer, session.first_sequence), (AckLevel::Durable, None, 1));
+        assert_eq!(made.connections, 8);
+        assert_eq!(plan(&["--generate", "9", "--session", "--producer-id", &"a".repeat(32)]).unwrap().connections, 1);
     }
 
     #[test]

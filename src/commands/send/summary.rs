@@ -1,9 +1,13 @@
 //! What was sent.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+
 use super::{Plan, Transport};
+use crate::client::{AckLevel, Refusal, Statistics};
 use crate::wire::Priority;
 
 /// Events by priority, and bytes of frames.
@@ -36,28 +40,120 @@ impl Tally {
     }
 }
 
+/// What became of the events of sessions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionTally {
+    /// When an event was acknowledged.
+    pub ack_level: AckLevel,
+    /// Events acknowledged.
+    pub acked: u64,
+    /// Events refused.
+    pub refused: u64,
+    /// The same by reason; with those lost after their ack, without those whose reason was forgotten.
+    pub refused_by_reason: BTreeMap<&'static str, u64>,
+    /// Acknowledged events that the engine lost later, at the level *accepted*.
+    pub lost_after_ack: u64,
+    /// Events that the engine had before they were sent on a later connection, or by an earlier run of the same producer.
+    pub held: u64,
+    /// Connections after the first of each session.
+    pub reconnects: u64,
+    /// From giving an event to its ack, in nanoseconds.
+    pub ack_latency_ns: Histogram<u64>,
+}
+
+impl SessionTally {
+    /// Of one session.
+    pub(super) fn new(ack_level: AckLevel, statistics: &Statistics, refusals: &[Refusal]) -> SessionTally {
+        let mut refused_by_reason = BTreeMap::new();
+        for refusal in refusals {
+            *refused_by_reason.entry(refusal.reason.name()).or_default() += refusal.count;
+        }
+        let Statistics { acked, refused, lost_after_ack, held, reconnects, .. } = *statistics;
+        let ack_latency_ns = statistics.ack_latency_ns.clone();
+        SessionTally { ack_level, acked, refused, refused_by_reason, lost_after_ack, held, reconnects, ack_latency_ns }
+    }
+
+    /// Of both.
+    pub(super) fn sum(one: Option<SessionTally>, other: Option<SessionTally>) -> Option<SessionTally> {
+        let (Some(mut sum), Some(more)) = (one.clone(), other.clone()) else { return one.or(other) };
+        sum.acked += more.acked;
+        sum.refused += more.refused;
+        for (reason, count) in more.refused_by_reason {
+            *sum.refused_by_reason.entry(reason).or_default() += count;
+        }
+        sum.lost_after_ack += more.lost_after_ack;
+        sum.held += more.held;
+        sum.reconnects += more.reconnects;
+        sum.ack_latency_ns.add(more.ack_latency_ns).expect("the same bounds");
+        Some(sum)
+    }
+
+    /// The latency below which this share of acks came, in microseconds.
+    fn ack_us(&self, quantile: f64) -> f64 {
+        self.ack_latency_ns.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "ack_level": self.ack_level.name(),
+            "acked": self.acked,
+            "refused": self.refused,
+            "refused_by_reason": self.refused_by_reason,
+            "lost_after_ack": self.lost_after_ack,
+            "held": self.held,
+            "reconnects": self.reconnects,
+            "ack_us": { "p50": self.ack_us(0.5), "p99": self.ack_us(0.99), "max": self.ack_us(1.0) },
+        })
+    }
+}
+
+impl fmt::Display for SessionTally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} acked {}, {} refused", self.acked, self.ack_level.name(), self.refused)?;
+        for (reason, count) in &self.refused_by_reason {
+            write!(f, ", {count} {reason}")?;
+        }
+        for (count, what) in [(self.lost_after_ack, "lost after their ack"), (self.held, "held"), (self.reconnects, "reconnects")]
+        {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        write!(f, "; acks after {:.0} us (p50), {:.0} us (p99)", self.ack_us(0.5), self.ack_us(0.99))
+    }
+}
+
 /// The outcome of a run of `send`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SendSummary {
     /// What the kernel took.
     pub sent: Tally,
     /// From the first connection to the last confirmation.
     pub elapsed: Duration,
-    /// `tcp` or `udp`.
+    /// `tcp`, `session` or `udp`.
     pub transport: &'static str,
     /// Connections or sockets.
     pub connections: usize,
     /// TCP connections that the receiver had not closed in time: it may not have read everything.
     pub unconfirmed_connections: usize,
+    /// With `--session`.
+    pub session: Option<SessionTally>,
 }
 
 impl SendSummary {
-    pub(super) fn new(plan: &Plan, sent: Tally, unconfirmed_connections: usize, elapsed: Duration) -> SendSummary {
+    pub(super) fn new(
+        plan: &Plan,
+        sent: Tally,
+        unconfirmed_connections: usize,
+        session: Option<SessionTally>,
+        elapsed: Duration,
+    ) -> SendSummary {
         let transport = match plan.transport {
             Transport::Tcp(_) => "tcp",
+            Transport::Session(_) => "session",
             Transport::Udp(_) => "udp",
         };
-        SendSummary { sent, elapsed, transport, connections: plan.connections, unconfirmed_connections }
+        SendSummary { sent, elapsed, transport, connections: plan.connections, unconfirmed_connections, session }
     }
 
     /// Events per second over the whole run.
@@ -80,6 +176,7 @@ impl SendSummary {
             "transport": self.transport,
             "connections": self.connections,
             "unconfirmed_connections": self.unconfirmed_connections,
+            "session": self.session.as_ref().map(SessionTally::to_json),
         })
         .to_string()
     }
@@ -98,6 +195,9 @@ impl fmt::Display for SendSummary {
             }
         }
         f.write_str(")")?;
+        if let Some(session) = &self.session {
+            write!(f, "\n{session}")?;
+        }
         if self.unconfirmed_connections > 0 {
             write!(f, "\nwarning: {} connections were not read to their end in time", self.unconfirmed_connections)?;
         }
@@ -113,7 +213,7 @@ mod tests {
     fn the_summary_says_the_same_in_text_and_in_json() {
         let sent = Tally { events_by_priority: [0, 3, 6, 1, 0], bytes: 800 };
         let elapsed = Duration::from_millis(500);
-        let summary = SendSummary { sent, elapsed, transport: "tcp", connections: 8, unconfirmed_connections: 1 };
+        let summary = SendSummary { sent, elapsed, transport: "tcp", connections: 8, unconfirmed_connections: 1, session: None };
         let text = summary.to_string();
         assert!(text.starts_with("sent 10 events, 800 bytes in 0.500 s: 20 events/s (8 tcp, 1 HIGH, 6 MEDIUM, 3 LOW)"), "{text}");
         assert!(text.contains("warning: 1 connections"));

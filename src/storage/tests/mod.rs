@@ -3,5 +3,6 @@
 mod appender;
 mod dead_letter;
 mod folder;
+mod producers;
 mod recovery;
 mod segments;
