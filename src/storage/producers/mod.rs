@@ -176,13 +176,8 @@ impl ProducerTable {
             return seat;
         }
         let bucket = self.bucket(producer);
-        let new = |chained| Seat {
-            producer,
-            window: SequenceWindow::new(),
-            chained,
-            older: SeatIndex::NONE,
-            newer: SeatIndex::NONE,
-        };
+        let new =
+            |chained| Seat { producer, window: SequenceWindow::new(), chained, older: SeatIndex::NONE, newer: SeatIndex::NONE };
         let seat = if self.seats.len() < self.capacity {
             self.seats.push(new(self.buckets[bucket]));
             SeatIndex(self.seats.len() as u32 - 1)
