@@ -4,8 +4,9 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use super::support::skip;
+use super::support::{PATIENCE, skip};
 
 /// `EXT4_IOC_SHUTDOWN`, `XFS_IOC_GOINGDOWN`: `_IOR('X', 125, __u32)`, the same for both.
 const SHUTDOWN: libc::c_ulong = 0x8004_587d;
@@ -127,7 +128,7 @@ impl Disk {
 
     /// Power is back: mounted again, its journal replayed. Nobody may have a file open on it.
     pub fn power_on(&self) {
-        must(&["umount", &self.path().display().to_string()]);
+        self.unmount();
         match &self.cut {
             Cut::Shutdown => self.mount(&["-o", "loop"]),
             Cut::DroppedWrites { sectors } => {
@@ -136,6 +137,15 @@ impl Disk {
             }
         }
         .unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Unmounts it, as soon as the kernel lets go of a killed engine's files: a dying ring holds them for some ten milliseconds more.
+    fn unmount(&self) {
+        let give_up = Instant::now() + PATIENCE;
+        while let Err(why) = tool(&["umount", &self.path().display().to_string()]) {
+            assert!(Instant::now() < give_up, "{why}");
+            std::thread::sleep(Duration::from_millis(10)); // between two attempts
+        }
     }
 
     /// Nothing can be written to it from now on, or again.

@@ -35,9 +35,20 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_eventstream")
 }
 
+/// A process that does not outlive a failing test, with the ports and file systems that it holds.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // Refused, and right so, where it has ended and was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running engine.
 pub struct Server {
-    child: Child,
+    child: Guarded,
     /// Where it takes TCP.
     pub tcp: SocketAddr,
     /// Where it takes UDP.
@@ -118,12 +129,12 @@ impl Server {
             text
         });
         let (tcp, udp, admin) = (tcp.expect("set"), udp.expect("set"), admin.expect("set"));
-        Server { child, tcp, udp, admin, data: data.to_owned(), stdout, stderr, _folder: None }
+        Server { child: Guarded(child), tcp, udp, admin, data: data.to_owned(), stdout, stderr, _folder: None }
     }
 
     /// Its process id.
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.child.0.id() as i32
     }
 
     /// Sends it a signal.
@@ -185,11 +196,11 @@ impl Server {
     pub fn wait(mut self) -> Ended {
         let give_up = Instant::now() + PATIENCE;
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("our child") {
+            if let Some(status) = self.child.0.try_wait().expect("our child") {
                 break status;
             }
             if Instant::now() > give_up {
-                let _ = self.child.kill();
+                let _ = self.child.0.kill();
                 panic!("the engine did not end in time");
             }
             std::thread::sleep(Duration::from_millis(5));

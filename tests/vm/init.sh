@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first and only process of the virtual machine: mounts what tests need, runs them one by one, says what came of each, switches off.
+# The first process of the virtual machine: mounts what tests need, runs them one by one, says what came of each, switches off.
 #
 #   RESULT|program|test|ok, skipped or FAILED|seconds|the last thing it said about itself
 /bin/busybox --install -s /bin

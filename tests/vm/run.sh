@@ -94,6 +94,7 @@ tool busybox busybox-static
 tool cpio cpio
 tool mkfs.ext4 e2fsprogs
 tool dmsetup dmsetup
+tool strace strace
 
 # -- the kernel --
 image=$(apt-cache depends "$KERNEL_PACKAGE" | sed -n 's/.*Depends: \(linux-image-6\.1\..*\)/\1/p' | head -n 1)
@@ -113,6 +114,7 @@ mkdir -p "$ROOT"/{bin,dev,proc,sys,tmp,etc,tests,lib/modules}
 put "$(path_of busybox)" /bin/busybox
 put "$(path_of mkfs.ext4)" /sbin/mkfs.ext4
 put "$(path_of dmsetup)" /sbin/dmsetup
+put "$(path_of strace)" /bin/strace
 put target/debug/eventstream "$PWD/target/debug/eventstream" # Where the tests look for it.
 ln -s "$PWD/target/debug/eventstream" "$ROOT/bin/eventstream"
 while read -r program; do
