@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use eventstream::metrics::ledger::DropReason;
-use eventstream::pool::ProducerId;
+use eventstream::wire::ProducerId;
 use eventstream::wire::session::{
     Ack, AckLevel, ClientMessage, Fault, Held, Hello, Mark, Refused, ServerMessage, SessionFault, Step, Welcome, parse_client,
     parse_server,

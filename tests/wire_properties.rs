@@ -1,6 +1,6 @@
 //! The codec's promises over generated streams, cuts and noise.
 
-use eventstream::pool::ProducerId;
+use eventstream::wire::ProducerId;
 use eventstream::wire::session::{Ack, AckLevel, Fault, HELLO_BYTES_MAX, Held, Hello, Mark, Refused, WELCOME_BYTES_MAX, Welcome};
 use eventstream::wire::{FrameLimits, FrameRefusal, Parsed, Priority, encode_into, encoded_len, parse, parse_header};
 use proptest::collection::vec;

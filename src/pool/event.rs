@@ -136,7 +136,8 @@ pub struct EventHeader {
     pub attempts: u8,
     /// What the engine marks it with.
     pub flags: EventFlags,
-    /// Zero. Keeps the header free of padding, so that a whole slot can be written or hashed.
+    /// Zero while the event lives: no padding, so that a whole slot can be written or hashed. With [`EventFlags::SESSION`] what became of it,
+    /// on its way home.
     pub reserved: u8,
     /// Its number among its producer's events, with [`EventFlags::SESSION`]; 0 otherwise.
     pub producer_sequence: u64,
@@ -168,6 +169,12 @@ impl EventHeader {
             }
             _ => None,
         }
+    }
+
+    /// What tells this event from others by its producer's word, outside of sessions: those have sequences for that.
+    #[inline]
+    pub(crate) fn idempotency_key(&self) -> Option<EventKey> {
+        self.key.filter(|_| !self.flags.has(EventFlags::SESSION))
     }
 
     /// The header of an event of a session.

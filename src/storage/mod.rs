@@ -12,6 +12,7 @@
 //! - `log_file` is the seam to the disk outside of the ring; the ring itself is [`crate::sys::io::Ring`].
 //! - `rotating_file` is a bounded file of lines, for everything that helper threads write.
 //! - `producers` tells which sequences of which producer are stored.
+//! - `sync_method` measures how a write is best made durable.
 //! - `status` is what everybody else may know: watermarks, state, progress per inlet.
 //!
 //! Named invariants: F (`format`), K (`walk`), S (`segments`), V (`recovery`), B (`open`), G (`staging`), A (`appender`), H (`keeper`),
@@ -40,6 +41,7 @@ pub mod rotating_file;
 pub mod segments;
 mod staging;
 pub mod status;
+pub mod sync_method;
 pub mod walk;
 
 pub use appender::{Appender, AppenderCounters, AppenderLatencies, AppenderOptions, AppenderParts, Durability, Inlet};
@@ -49,6 +51,7 @@ pub use log_file::{DiskFile, DiskFolder, LogFile, LogFolder};
 pub use open::{LogIdentity, LogPosition, OpenLog};
 pub use recovery::RecoveryReport;
 pub use status::{InletProgress, StoreOperation, StoreState, StoreStatus};
+pub use sync_method::{SyncChoice, SyncMethod, SyncProbe};
 
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing;

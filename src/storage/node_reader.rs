@@ -8,7 +8,7 @@
 
 use std::io;
 
-use super::format::{BatchHeader, BatchMark, SegmentHeader};
+use super::format::{BatchHeader, BatchMark, Contents, SegmentHeader};
 use super::log_file::{LogFile, LogFolder};
 use super::names::SegmentName;
 use super::reader::{LogReader, OwnedRecord, ReadError, Record};
@@ -164,11 +164,11 @@ impl<D: LogFolder> NodeReader<D> {
         while self.reader.records_left() == 0 {
             match self.next_batch()? {
                 None => return Ok(None),
-                Some(batch) if batch.latest_receipt < self.since => self.reader.skip_batch(),
+                Some(_) if self.reader.contents().latest_receipt < self.since => self.reader.skip_batch(),
                 Some(_) => {}
             }
         }
-        self.reader.next_in_batch().map(Some)
+        Ok(Some(self.reader.next_in_batch()))
     }
 
     /// Goes on behind a damage, if anything can be read there. Returns whether.
@@ -449,13 +449,13 @@ impl VerifyReport {
         self.damage_count == 0
     }
 
-    fn add(&mut self, batch: &BatchHeader) {
+    fn add(&mut self, batch: &BatchHeader, contents: &Contents) {
         self.durable_sequence = batch.durable_sequence;
         self.closed = batch.mark == BatchMark::Closed;
         self.openings += u64::from(batch.mark == BatchMark::Opened);
         if batch.mark == BatchMark::Data {
             self.batches += 1;
-            self.highest_event_id = self.highest_event_id.max(batch.highest_event_id);
+            self.highest_event_id = self.highest_event_id.max(contents.highest_event_id);
             let first = self.sealed_between.map_or(batch.sealed_at, |(first, _)| first);
             self.sealed_between = Some((first, batch.sealed_at));
         }
@@ -465,7 +465,7 @@ impl VerifyReport {
 /// Reads every byte of a node's log and says what it holds and what is lost. Changes nothing.
 ///
 /// # Errors
-/// [`ReadError::Io`], [`ReadError::NotALog`], [`ReadError::Record`].
+/// [`ReadError::Io`], [`ReadError::NotALog`].
 pub fn verify<D: LogFolder>(folder: D, node: u32) -> Result<VerifyReport, ReadError> {
     let mut reader = NodeReader::open(folder, node)?;
     let mut report = VerifyReport {
@@ -490,7 +490,7 @@ pub fn verify<D: LogFolder>(folder: D, node: u32) -> Result<VerifyReport, ReadEr
     };
     loop {
         match reader.next_batch() {
-            Ok(Some(batch)) => report.add(&batch),
+            Ok(Some(batch)) => report.add(&batch, reader.reader.contents()),
             Ok(None) => break,
             // The retention is at work beside: what it took is no damage.
             Err(ReadError::Overrun { .. }) => {}
@@ -506,7 +506,7 @@ pub fn verify<D: LogFolder>(folder: D, node: u32) -> Result<VerifyReport, ReadEr
             Err(error) => return Err(error),
         }
         while reader.reader.records_left() > 0 {
-            let record = reader.reader.next_in_batch()?;
+            let record = reader.reader.next_in_batch();
             report.records += 1;
             report.by_priority[record.priority as usize] += 1;
             report.payload_bytes += (record.topic.len() + record.body.len()) as u64;

@@ -28,6 +28,11 @@ impl ProducerId {
         self.0.get().to_be_bytes()
     }
 
+    /// Which of so many reactors is its home: the same for all of them.
+    pub fn home(self, reactors: usize) -> usize {
+        (xxhash_rust::xxh3::xxh3_64(&self.to_bytes()) % reactors.max(1) as u64) as usize
+    }
+
     /// Its number.
     pub const fn get(self) -> NonZeroU128 {
         self.0

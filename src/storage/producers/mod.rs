@@ -10,16 +10,20 @@
 //!   far beyond one that has no outcome yet, so nothing is called known that may still come for the first time.
 //! - **P2** What is known stays known: no call takes a sequence back. Only a producer as a whole is forgotten, by eviction, and that is counted.
 //! - **P3** All memory is taken in [`ProducerTable::new`].
-//! - **P4** A snapshot is the table: entries from the least to the most recently stored, so that taking it in gives the same windows, and
+//! - **P4** Each segment begins with a snapshot, before any record, whose last part says that it is the last one: so a segment that has
+//!   records tells the table by itself, and one whose snapshot was cut off has none. (Not so one that was mended: see `repair`.)
+//! - **P5** A snapshot is the table: entries from the least to the most recently stored, so that taking it in gives the same windows, and
 //!   the same order of eviction.
 //!
 //! An entry of a snapshot: producer id (16 bytes), floor `u64`, span `u16` = how many sequences from the floor to the highest, then a bit
 //! for each of them, the lowest first, filled up to a byte with zeros. Little-endian, but for the id, which is bytes.
 
+mod rebuild;
 mod sequences;
 
 use std::hash::{BuildHasher, RandomState};
 
+pub(super) use rebuild::Rebuild;
 pub use sequences::{Seen, SequenceWindow};
 
 use crate::pool::{ProducerId, ProducerStamp};
@@ -30,6 +34,14 @@ pub const SESSION_WINDOW_MAX: u64 = 16_384;
 const ENTRY_HEADER_BYTES: usize = 16 + 8 + 2;
 /// The longest entry of a snapshot.
 pub const SNAPSHOT_ENTRY_BYTES_MAX: usize = ENTRY_HEADER_BYTES + SESSION_WINDOW_MAX as usize / 8;
+
+/// A snapshot is written in parts of about this: encoding one takes as long as a poll of an agent may.
+pub(super) const SNAPSHOT_PART_BYTES: usize = 64 << 10;
+/// Producers that a table holds, unless said otherwise.
+pub const PRODUCERS_DEFAULT: u32 = 1024;
+
+/// What the appender notes beside a seat: where the open batch spells the producer's id out.
+pub(super) const PLACE_BYTES: usize = 48;
 
 /// Names a seat of a table, as long as its producer is not evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +56,7 @@ impl SeatIndex {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seat {
     producer: ProducerId,
     window: SequenceWindow,
@@ -72,6 +84,15 @@ pub struct ProducerTable {
     evicted: u64,
 }
 
+impl Clone for ProducerTable {
+    /// P3: the copy has room for all its producers, too.
+    fn clone(&self) -> Self {
+        let mut seats = Vec::with_capacity(self.capacity);
+        seats.extend_from_slice(&self.seats);
+        Self { seats, buckets: self.buckets.clone(), keys: self.keys.clone(), ..*self }
+    }
+}
+
 impl ProducerTable {
     /// An empty table for that many producers (at least one).
     pub fn new(capacity: u32) -> Self {
@@ -87,10 +108,10 @@ impl ProducerTable {
         }
     }
 
-    /// Bytes that a table of that capacity takes.
+    /// Bytes that a table of that capacity takes, what the appender notes beside each seat included.
     pub fn memory_bytes(capacity: u32) -> u64 {
         let capacity = capacity.max(1) as usize;
-        (capacity * size_of::<Seat>() + capacity.next_power_of_two() * size_of::<SeatIndex>()) as u64
+        (capacity * (size_of::<Seat>() + PLACE_BYTES) + capacity.next_power_of_two() * size_of::<SeatIndex>()) as u64
     }
 
     /// Producers that it can hold.
@@ -151,7 +172,7 @@ impl ProducerTable {
         self.keys.hash_one(producer) as usize & (self.buckets.len() - 1)
     }
 
-    fn find(&self, producer: ProducerId) -> Option<SeatIndex> {
+    pub(super) fn find(&self, producer: ProducerId) -> Option<SeatIndex> {
         // The most recent one is asked for again and again.
         if self.seats.get(self.newest.get()).is_some_and(|seat| seat.producer == producer) {
             return Some(self.newest);
@@ -258,6 +279,15 @@ impl ProducerTable {
         }
         Ok(())
     }
+}
+
+/// Whether bytes are whole entries of a snapshot.
+pub fn is_snapshot(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Some((_, _, used)) = decode_entry(bytes) else { return false };
+        bytes = &bytes[used..];
+    }
+    true
 }
 
 /// Writes an entry if there is room for it.

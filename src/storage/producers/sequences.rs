@@ -21,7 +21,7 @@ pub enum Seen {
 /// [`SequenceWindow::highest`].
 ///
 /// Sequences are 1 to `u64::MAX - 1`; the two numbers outside of that count as known.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct SequenceWindow {
     /// The lowest sequence that is not known.
     floor: u64,
@@ -36,6 +36,16 @@ impl Default for SequenceWindow {
         Self::new()
     }
 }
+
+impl PartialEq for SequenceWindow {
+    /// Whether both know the same.
+    fn eq(&self, other: &Self) -> bool {
+        let ends = |window: &Self| (window.floor, window.highest);
+        ends(self) == ends(other) && self.held_from(self.floor).eq(other.held_from(other.floor))
+    }
+}
+
+impl Eq for SequenceWindow {}
 
 impl std::fmt::Debug for SequenceWindow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -184,8 +194,11 @@ impl SequenceWindow {
     /// Eight sequences from `floor + 8 * index` on, the lowest in the lowest bit; those above the highest are zero.
     pub(super) fn byte(&self, index: u64) -> u8 {
         let first = self.floor + 8 * index;
-        let held = |bit: &u64| *bit <= self.highest - first && self.bit(first + bit);
-        (0..8).filter(held).fold(0, |byte, bit| byte | 1 << bit)
+        let (word, bit) = place(first);
+        // A byte may lie in two words.
+        let next = if bit > 56 { self.bits[(word + 1) % WORDS] << (64 - bit) } else { 0 };
+        let above = (self.highest - first + 1).min(8);
+        (self.bits[word] >> bit | next) as u8 & (u8::MAX >> (8 - above))
     }
 
     /// A window of its floor, its span and its bytes; `None` where they contradict each other.

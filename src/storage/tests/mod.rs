@@ -6,3 +6,4 @@ mod folder;
 mod producers;
 mod recovery;
 mod segments;
+mod sessions;
