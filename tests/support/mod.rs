@@ -4,6 +4,7 @@
 
 pub mod numbered;
 pub mod refused;
+pub mod sessions;
 pub mod small_disk;
 
 use std::io::{BufRead, BufReader, Read, Write};

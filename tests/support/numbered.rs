@@ -8,7 +8,8 @@
 //!
 //! - **O1** What was announced is there: each node's log holds every sequence below the highest one announced, and leaves none out.
 //! - **O2** Nothing is invented: each record is an event that had been handed over, byte for byte.
-//! - **O3** Nothing is there twice.
+//! - **O3** Nothing is there twice, however often a session had to send it.
+//! - **O4** What a session was told is stored is there.
 //!
 //! An event that was handed over and never announced may be in the log or not: that is what a crash may take.
 
@@ -56,15 +57,18 @@ impl Level {
 
 /// An event's name: which run of the engine, which connection, which of its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Number {
-    run: u32,
-    connection: u32,
-    number: u32,
+pub struct Number {
+    /// The run.
+    pub run: u32,
+    /// The connection, or producer.
+    pub connection: u32,
+    /// The event, from 0.
+    pub number: u32,
 }
 
 impl Number {
     /// The event's body: its name, and a filling that depends on it.
-    fn body(self) -> Vec<u8> {
+    pub fn body(self) -> Vec<u8> {
         let Number { run, connection, number } = self;
         let mix = number.wrapping_mul(0x9E37_79B1) ^ connection << 8 ^ run;
         let filling = (0..mix % 300).map(|at| b'a' + ((mix >> (at % 25)) % 26) as u8);
@@ -102,7 +106,7 @@ impl Load {
     pub fn end(self, account: &mut Account) {
         self.stop.store(true, Ordering::Relaxed);
         for (connection, sender) in self.senders.into_iter().enumerate() {
-            account.handed.insert((self.run, connection as u32), sender.join().expect("a sender ends by the closed connection"));
+            account.handed_over_in(self.run, connection as u32, sender.join().expect("a sender ends by the closed connection"));
         }
     }
 }
@@ -172,6 +176,8 @@ pub struct Account {
     handed: BTreeMap<(u32, u32), u32>,
     /// By node, all sequences below. A later run goes on where recovery ended, so a later watermark is the higher one.
     announced: BTreeMap<u64, u64>,
+    /// By name: what sessions had acked.
+    promised: HashSet<Number>,
 }
 
 /// What an audit found in good order.
@@ -181,6 +187,16 @@ pub struct Audit {
     pub records: u64,
     /// Of them announced before a crash.
     pub announced: u64,
+    /// Of them acked to a session.
+    pub acked: u64,
+}
+
+impl std::ops::AddAssign for Audit {
+    fn add_assign(&mut self, other: Audit) {
+        self.records += other.records;
+        self.announced += other.announced;
+        self.acked += other.acked;
+    }
 }
 
 impl Account {
@@ -189,7 +205,17 @@ impl Account {
         self.handed.values().map(|events| u64::from(*events)).sum()
     }
 
-    /// Reads the whole log (which no engine has open) and checks O1 to O3, and `log verify`.
+    /// A connection's first so many events were handed over.
+    pub fn handed_over_in(&mut self, run: u32, connection: u32, events: u32) {
+        self.handed.insert((run, connection), events);
+    }
+
+    /// A session was told that these of its events are stored.
+    pub fn promised(&mut self, run: u32, connection: u32, numbers: impl Iterator<Item = u32>) {
+        self.promised.extend(numbers.map(|number| Number { run, connection, number }));
+    }
+
+    /// Reads the whole log (which no engine has open) and checks O1 to O4, and `log verify`.
     pub fn audit(&self, data: &Path) -> Audit {
         let verify = run(&["log", "verify", "--data-dir", &data.display().to_string()]);
         assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
@@ -203,6 +229,10 @@ impl Account {
             audit.records += records;
             audit.announced += announced;
         }
+        if let Some(number) = self.promised.iter().find(|number| !seen.contains(number)) {
+            panic!("O4: {number:?} was acked, and is not there");
+        }
+        audit.acked = self.promised.len() as u64;
         audit
     }
 
