@@ -4,7 +4,7 @@
 //! - At *written* and *durable*: every acknowledged event is there exactly once, nothing else is there, and nothing that was refused.
 //! - At *accepted*: every sequence has an outcome, and what is there was sent, once. What a kill took is counted and printed.
 //!
-//! A few rounds by default; `make kill-loop ROUNDS=200` for more. `KILL_SEED` repeats the moments of a run, not its interleaving.
+//! A few rounds by default; `make test-kill ROUNDS=200` for more. `KILL_SEED` repeats the moments of a run, not its interleaving.
 
 mod support;
 
