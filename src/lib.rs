@@ -71,6 +71,7 @@ pub mod metrics;
 pub mod pool;
 pub mod wire;
 
+mod planted;
 #[cfg(all(not(loom), any(test, feature = "sim")))]
 pub mod sim;
 mod sync;

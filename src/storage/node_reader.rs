@@ -8,8 +8,8 @@
 
 use std::io;
 
-use super::format::{BatchHeader, BatchMark, SegmentHeader};
-use super::log_file::{LogFile, LogFolder};
+use super::format::{BatchHeader, BatchMark, FormatError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::reader::{LogReader, OwnedRecord, ReadError, Record};
 use super::segments::{SealedSegment, list, read_header};
@@ -220,8 +220,14 @@ impl<D: LogFolder> NodeReader<D> {
             let candidates = [SegmentName::Sealed(self.node, end), SegmentName::Active(self.node), SegmentName::Next(self.node)];
             for name in candidates {
                 let Some(file) = self.folder.open_if_there(&name.to_string())? else { continue };
-                // None: a file that is prepared, or whose header is being written.
-                let Some(header) = read_header(&file)? else { continue };
+                let Some(header) = read_header(&file)? else {
+                    // A file that is prepared, or whose header is being written; but what bears the active name has its header (V3).
+                    if name == SegmentName::Active(self.node) && has_bytes_in_header(&file)? {
+                        let fault = Fault::SegmentHeader(FormatError::Checksum);
+                        return Err(ReadError::Damaged(Damage { offset: 0, fault, first_lost: end, resume: None }));
+                    }
+                    continue;
+                };
                 let is_other = header.first_sequence >= end && header != *self.reader.segment();
                 if is_other && self.reader.is_followed_by(&header) {
                     self.accepted_losses += header.first_sequence - end;
@@ -312,13 +318,28 @@ impl<D: LogFolder> NodeReader<D> {
     }
 }
 
+/// Whether something is there where a segment's header has to be.
+fn has_bytes_in_header(file: &impl LogFile) -> io::Result<bool> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    let read = read_full(file, &mut bytes, 0)?;
+    Ok(bytes[..read].iter().any(|byte| *byte != 0))
+}
+
 fn open_segment<D: LogFolder>(folder: &D, name: SegmentName) -> Result<LogReader<D::File>, ReadError> {
     open_file(name, folder.open(&name.to_string())?)
 }
 
 fn open_file<F: LogFile>(name: SegmentName, file: F) -> Result<LogReader<F>, ReadError> {
     match name {
-        SegmentName::Sealed(..) => LogReader::open_sealed(file),
+        SegmentName::Sealed(_, first) => {
+            let reader = LogReader::open_sealed(file)?;
+            // A block that was written to the wrong place may be a good header of another segment: nobody goes in circles for that.
+            if reader.segment().first_sequence != first {
+                let damage = Damage { offset: 0, fault: Fault::Discontinuous, first_lost: first, resume: None };
+                return Err(ReadError::Damaged(damage));
+            }
+            Ok(reader)
+        }
         SegmentName::Active(_) | SegmentName::Next(_) => LogReader::open(file),
     }
 }
