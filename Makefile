@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Flags for `make run`, such as ARGS="--data-dir /var/tmp/events --idle spin".
 ARGS ?=
-# How long `make fuzz` looks, seconds.
+# How long `make fuzz` looks for each target, seconds.
 FUZZ_SECONDS ?= 60
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
@@ -45,14 +45,15 @@ bench: deps ## events per second, stored: engine on core 0, sender on core 1
 fuzz: export RUSTFLAGS := --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares
-fuzz: deps ## look for inputs that break the wire codec (FUZZ_SECONDS=60)
+fuzz: deps ## look for inputs that break a codec (FUZZ_SECONDS=60 each)
 	@if ! command -v c++ >/dev/null; then printf '%s\n' 'error: make fuzz needs a C++ compiler' \
 		'cause: libFuzzer is C++, and there is no c++ on the path' 'fix: apt-get install g++' >&2; exit 1; fi
 	target=$$(rustc -vV | sed -n 's/^host: //p'); \
-	cd tests/fuzz && mkdir -p corpus/found artifacts && \
-	$(CARGO) build --locked --release --target "$$target" --bin frame && \
-	"target/$$target/release/frame" -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 \
-		-artifact_prefix=artifacts/ corpus/found corpus/frame
+	cd tests/fuzz && mkdir -p artifacts && $(CARGO) build --locked --release --target "$$target" --bins && \
+	for name in frame session; do \
+		mkdir -p "corpus/found/$$name" && "target/$$target/release/$$name" -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+			-print_final_stats=1 -artifact_prefix=artifacts/ "corpus/found/$$name" "corpus/$$name" || exit; \
+	done
 
 loom: export RUSTFLAGS := --cfg loom
 loom: export LOOM_MAX_PREEMPTIONS := $(LOOM_MAX_PREEMPTIONS)

@@ -40,7 +40,9 @@ use crate::bus::{Overflow, TopicClass, TopicClasses};
 use crate::limits::{FRAME_BYTES_MAX, RECEIVE_BYTES_PER_MICRO};
 use crate::process::rules::{AlertRule, check_rules};
 use crate::storage::appender::Durability;
+use crate::storage::sync_method::SyncChoice;
 use crate::sys::memory::HugePages;
+use crate::wire::session::WINDOW_MAX;
 use crate::wire::{Priority, Tier};
 use values::Rule::{Any, Between, BetweenThousandths, PowerOfTwo};
 use windows::WINDOW_MS;
@@ -87,7 +89,7 @@ impl OptionSpec {
 
     /// Whether the flag alone means `on`.
     pub fn is_switch(&self) -> bool {
-        matches!(self.field, "strict" | "accept_data_loss")
+        matches!(self.field, "strict" | "accept_data_loss" | "allow_anonymous")
     }
 
     /// The option of a flag or key.
@@ -205,6 +207,14 @@ options! {
     frame_deadline_ms: u64 = "10000", Between(10, 86_400_000);
     /// How long a connection may be silent, milliseconds; 0: for ever, as a version-1 client can't see that what it then sends is lost.
     idle_deadline_ms: u64 = "0", Between(0, 604_800_000);
+    /// Producers with a session at once, per reactor; more are refused until others are gone.
+    sessions: u16 = "256", Between(1, 4_096);
+    /// Sequences that a session may have without an outcome.
+    session_window: u32 = "4096", Between(64, WINDOW_MAX as u64);
+    /// A file, of mode 0600, whose bytes every session's hello must carry; auto: none is needed.
+    session_token_file: Auto<PathBuf> = "auto", Any;
+    /// Takes what has no token from beyond this host: version 1, datagrams, and sessions without --session-token-file.
+    allow_anonymous: OnOff = "off", Any;
     /// The longest frame, its length field included.
     max_frame_bytes: ByteSize = "1MiB", Between(64, FRAME_BYTES_MAX as u64);
 
@@ -270,6 +280,8 @@ options! {
 
     /// When a stored event survives a power cut.
     durability: Durability = "group", Any;
+    /// How --durability always makes a write durable; auto: the faster one, by a probe in the data folder.
+    sync_method: SyncChoice = "auto", Any;
     /// Staged events that start a write; a trigger, never a cap.
     flush_events: u32 = "100", Between(1, 1 << 20);
     /// How long a staged event waits for others before its write, microseconds.
@@ -288,6 +300,8 @@ options! {
     retention_respects_cursors: OnOff = "off", Any;
     /// Starts with a damaged log: what is damaged is put in quarantine, what is readable is kept, what is lost is said.
     accept_data_loss: OnOff = "off", Any;
+    /// Producers whose stored sequences are remembered, per node; the one that stored least recently gives way.
+    producers: u32 = "1024", Between(1, 65_536);
     /// With less than this free on the log's file system no events are taken in.
     min_free_bytes: ByteSize = "0", Any;
 
@@ -342,6 +356,20 @@ impl Config {
         Config { tcp_listen: None, udp_listen: None, admin_listen: None, ..Config::default() }
     }
 
+    /// Whoever can reach a socket beyond loopback may send, unless a token says who: that must have been meant.
+    fn check_anonymous(&self) -> Result<(), ConfigRefusal> {
+        let is_beyond = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+        let needs_no_token = self.session_token_file == Auto::Auto;
+        let tcp = self.tcp_listen.filter(is_beyond).filter(|_| needs_no_token).map(|address| ("tcp", address));
+        let udp = self.udp_listen.filter(is_beyond).map(|address| ("udp", address));
+        match tcp.or(udp) {
+            Some((socket, address)) if self.allow_anonymous == OnOff::Off => {
+                Err(ConfigRefusal::Conflict(Conflict::Anonymous { socket, address }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Looks for values that are wrong together, in an engine with so many publishers.
     ///
     /// # Errors
@@ -365,6 +393,7 @@ impl Config {
             }
             _ => {}
         }
+        self.check_anonymous()?;
         windows::check(self).map_err(|conflict| ConfigRefusal::Conflict(Conflict::Windows(conflict)))?;
         if (self.dedup == Dedup::Key) != (self.dedup_key != DedupKey::None) {
             return Err(ConfigRefusal::Conflict(Conflict::DedupKeyAlone { dedup: self.dedup }));

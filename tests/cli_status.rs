@@ -18,7 +18,7 @@ fn engine() -> AdminServer {
     cell.lost[DropReason::QueueFull as usize].add(2);
     let telemetry = Telemetry {
         ledgers: vec![Arc::new(cells)],
-        logs: vec![Box::new(|| LogPosition { node: 0, written_sequence: 6, durable_sequence: 5 })],
+        logs: vec![Box::new(|| LogPosition { node: 0, written_sequence: 6, durable_sequence: 5, sync: "by group" })],
         in_flight: Box::new(|| 1),
         ..Telemetry::default()
     };

@@ -1,11 +1,15 @@
 //! The codec's promises over generated streams, cuts and noise.
 
+use eventstream::wire::ProducerId;
+use eventstream::wire::session::{Ack, AckLevel, Fault, HELLO_BYTES_MAX, Held, Hello, Mark, Refused, WELCOME_BYTES_MAX, Welcome};
 use eventstream::wire::{FrameLimits, FrameRefusal, Parsed, Priority, encode_into, encoded_len, parse, parse_header};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 #[path = "fuzz/checks/frame.rs"]
 mod frame;
+#[path = "fuzz/checks/session.rs"]
+mod session;
 
 const LIMITS: FrameLimits = FrameLimits { max_frame_bytes: 4096 };
 
@@ -148,5 +152,61 @@ proptest! {
         data.extend(topic_bytes.to_be_bytes());
         data.extend(payload);
         frame::check(&data);
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_break_no_promise_of_sessions(kind in 0xdf..=0xff_u8, data in vec(any::<u8>(), 0..120)) {
+        session::check(&[&[kind][..], &data].concat());
+    }
+
+    #[test]
+    fn a_damaged_session_breaks_no_promise(
+        marks in vec((1..=u64::MAX, any::<u64>()), 0..4),
+        frames in vec(sent(), 0..4),
+        token in vec(any::<u8>(), 0..=256),
+        damage in any::<prop::sample::Index>(),
+        bits in 0..=u8::MAX,
+    ) {
+        let producer = ProducerId::from_bytes([7; 16]).expect("not zero");
+        let mut stream = vec![0; HELLO_BYTES_MAX];
+        let hello = Hello { level: AckLevel::Durable, producer, lowest_unacked: 9, token: &token };
+        let bytes = hello.encode(&mut stream);
+        stream.truncate(bytes);
+        for (next_sequence, time_ns) in marks {
+            stream.extend(Mark { next_sequence, time_ns }.encode());
+            stream.extend(encode(&frames));
+        }
+        let place = damage.index(stream.len());
+        stream[place] ^= bits;
+        session::check(&stream);
+    }
+
+    #[test]
+    fn damaged_answers_break_no_promise(
+        acked in any::<u64>(),
+        held in vec(any::<u8>(), 0..80),
+        refusals in vec((1..=u64::MAX, 1..=u32::MAX, any::<u8>()), 0..4),
+        code in any::<u16>(),
+        text in "[a-zäß温🚲 ]{0,60}",
+        damage in any::<prop::sample::Index>(),
+        bits in 0..=u8::MAX,
+    ) {
+        let (mut stream, mut out) = (Vec::new(), [0; WELCOME_BYTES_MAX]);
+        let (held, credits) = (Held::new(&held).expect("short"), [1, 2, u32::MAX]);
+        let level = AckLevel::Accepted;
+        let welcome = Welcome { level, overload: 4, frame_bytes_max: 9, window: 1, credits, acked, highest: acked, held };
+        let bytes = welcome.encode(&mut out);
+        stream.extend(&out[..bytes]);
+        for (first, count, reason) in refusals {
+            stream.extend(Refused { first, count, reason }.encode());
+            stream.extend(Ack { acked, credits, overload: 2 }.encode());
+        }
+        let bytes = Fault { code, text: &text }.encode(&mut out);
+        stream.extend(&out[..bytes]);
+        let place = damage.index(stream.len());
+        stream[place] ^= bits;
+        session::check(&stream);
     }
 }

@@ -314,6 +314,11 @@ impl TierSender {
         self.producer.publish();
     }
 
+    /// Events that this producer's lane could take now, as far as it has seen.
+    pub fn room(&self) -> usize {
+        self.producer.capacity() - self.producer.depth().min(self.producer.capacity())
+    }
+
     /// Events of the whole tier that nobody took yet, this producer's unpublished ones included.
     pub fn depth(&self) -> usize {
         self.gauge.depth() + self.producer.unpublished()

@@ -105,6 +105,13 @@ pub enum Conflict {
     },
     /// Two TCP listeners on one address.
     SameAddress(SocketAddr),
+    /// A socket that strangers may reach, and nothing that tells who they are.
+    Anonymous {
+        /// `tcp` or `udp`.
+        socket: &'static str,
+        /// Where it listens.
+        address: SocketAddr,
+    },
     /// Neither TCP nor UDP.
     NoIntake,
     /// The dead letters would be written into the log.
@@ -137,6 +144,16 @@ impl Conflict {
                 format!("--tcp-listen and --admin-listen are both {address}"),
                 "one port can't serve two protocols".to_owned(),
                 "another port for --admin-listen, or port 0 for any free one".to_owned(),
+            ),
+            Conflict::Anonymous { socket: "tcp", address } => (
+                format!("--tcp-listen {address} is beyond this host, and nothing says who may send"),
+                "whoever reaches that address could fill the log".to_owned(),
+                "--session-token-file PATH for sessions, or --allow-anonymous if the network is trusted".to_owned(),
+            ),
+            Conflict::Anonymous { socket, address } => (
+                format!("--{socket}-listen {address} is beyond this host, and datagrams carry no token"),
+                "whoever reaches that address could fill the log".to_owned(),
+                format!("--{socket}-listen off, or --allow-anonymous if the network is trusted"),
             ),
             Conflict::NoIntake => (
                 "--tcp-listen and --udp-listen are both off".to_owned(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::bus::Overflow;
 use crate::process::{JsonPointer, JsonPointerRefusal};
 use crate::storage::appender::Durability;
+use crate::storage::sync_method::SyncChoice;
 use crate::sys::memory::HugePages;
 
 /// Why a value is refused.
@@ -441,6 +442,7 @@ macro_rules! words_of {
 words_of! {
     Overflow { DropOld = "drop-old", DropNew = "drop-new", BlockProducer = "block-producer" } form "drop-old|drop-new|block-producer"
     Durability { None = "none", Group = "group", Always = "always" } form "none|group|always"
+    SyncChoice { Auto = "auto", Dsync = "dsync", Fdatasync = "fdatasync" } form "auto|dsync|fdatasync"
     HugePages { Auto = "auto", Off = "off", Required = "required" } form "auto|off|required"
 }
 

@@ -22,7 +22,9 @@ mod error;
 mod node;
 mod options;
 mod replay;
+mod sessions;
 mod stop;
+mod store_facts;
 mod store_watch;
 
 use std::net::SocketAddr;
@@ -44,6 +46,7 @@ use crate::pool::{Budget, PoolPlan, SharedPool};
 use crate::process::{AlertHandler, DedupBy, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
 use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
+use crate::storage::appender::Durability;
 use crate::storage::dead_letter::DeadLetterQueue;
 use crate::storage::folder::DataFolder;
 use crate::storage::status::StoreState;
@@ -132,12 +135,14 @@ struct Ground {
     producers: Vec<Producers>,
 }
 
-/// What the host gives and what not, for a configuration, as `doctor` shows it. Changes nothing.
+/// What the host gives and what not, for a configuration, as `doctor` shows it. Leaves nothing changed.
 ///
 /// # Errors
 /// What keeps the engine from starting at all.
 pub fn survey(config: &Config) -> Result<Vec<Finding>, EngineError> {
-    Ground::survey(config, 0).map(|ground| ground.findings)
+    let mut findings = Ground::survey(config, 0)?.findings;
+    findings.extend(store_facts::sync_finding(config));
+    Ok(findings)
 }
 
 impl Ground {
@@ -231,6 +236,10 @@ impl Engine {
         let classes: Arc<TopicClasses> = Arc::new(config.topic_classes().map_err(EngineError::Config)?);
         let started_epoch = HostClock.wall().0 / 1_000_000_000;
 
+        let reactors = ground.producers.iter().map(|node| node.reactors as usize).sum();
+        let sessions = sessions::SharedSessions::new(config, reactors)?;
+        let mut past = sessions::of_the_past(config, logs.iter().flatten(), reactors);
+
         let (mut nodes, mut seated, mut first_reactor) = (Vec::new(), Vec::new(), 0u8);
         let mut next_producer = ground.producers.iter().map(|node| node.reactors as u8).sum();
         for (number, log) in logs.into_iter().enumerate() {
@@ -251,6 +260,8 @@ impl Engine {
                 classes: &classes,
                 dead_letters: &dead_letters,
                 log: log.as_ref(),
+                sessions: &sessions,
+                past: &mut past,
                 epoch: log.as_ref().map_or(started_epoch as u32, OpenLog::epoch),
                 handlers,
                 control: &control,
@@ -266,7 +277,7 @@ impl Engine {
         {
             return Err(EngineError::Strict(finding.clone()));
         }
-        let telemetry = Arc::new(telemetry(&nodes, &dead_letters, &control));
+        let telemetry = Arc::new(telemetry(config.durability, &nodes, &dead_letters, &control));
         let runners = start_runners(seated, &control, config, &mut report)?;
         let publishers = nodes.iter().flat_map(|node| &node.view.publishers).cloned().map(Publisher::new).collect();
         let service_publisher = nodes.iter().find_map(|node| node.view.service.clone()).map(Publisher::new);
@@ -399,6 +410,7 @@ fn open_logs(
         return Ok((0..nodes).map(|_| None).collect());
     }
     let mut logs = Vec::new();
+    let (sync_method, probed) = store_facts::sync_method(config, folder.path());
     for node in 0..nodes {
         let identity = LogIdentity::random(node as u32, HostClock.wall());
         if config.accept_data_loss == OnOff::On {
@@ -406,10 +418,12 @@ fn open_logs(
             report.logs.extend(mended.iter().map(ToString::to_string));
         }
         let mut log = folder.open_log(identity, options::segments(config)).map_err(EngineError::Folder)?;
+        log.set_sync_method(sync_method);
         log.start_keeper(helper_thread_setup).map_err(|error| EngineError::io("start the keeper of a log", error))?;
         report.logs.push(log.describe());
         logs.push(Some(log));
     }
+    report.logs.extend(probed);
     Ok(logs)
 }
 
@@ -512,12 +526,17 @@ fn dedup_note(config: &Config) -> Option<String> {
     ))
 }
 
-fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Arc<DrainControl>) -> Telemetry {
+fn telemetry(
+    durability: Durability,
+    nodes: &[RunningNode],
+    dead_letters: &DeadLetterQueue,
+    control: &Arc<DrainControl>,
+) -> Telemetry {
     let views = || nodes.iter().map(|node| &node.view);
     let mut measured: Vec<_> = views().flat_map(|view| view.measured.iter().cloned()).collect();
     measured.push(dead_letters.counters().clone());
-    let logs = nodes.iter().enumerate().filter_map(|(number, node)| node.log.as_ref().map(|log| (number, log.status().clone())));
-    let stores: Vec<_> = logs.clone().map(|(_, status)| status).collect();
+    let logs = nodes.iter().enumerate().filter_map(|(number, node)| node.log.as_ref().map(|log| (number, log)));
+    let stores: Vec<_> = logs.clone().map(|(_, log)| log.status().clone()).collect();
     let held: Vec<_> = views().map(|view| (view.owners.clone(), view.appender.clone())).collect();
     let seats: Vec<_> = views().flat_map(NodeView::seats).cloned().collect();
     let control = control.clone();
@@ -529,11 +548,13 @@ fn telemetry(nodes: &[RunningNode], dead_letters: &DeadLetterQueue, control: &Ar
         pulses: views().flat_map(|view| view.pulses.iter().cloned()).collect(),
         windows: views().filter_map(|view| view.windows.clone()).collect(),
         logs: logs
-            .map(|(number, status)| {
+            .map(|(number, log)| {
+                let (status, sync) = (log.status().clone(), store_facts::sync_name(durability, log.sync_method()));
                 let read = move || LogPosition {
                     node: number as u8,
                     written_sequence: status.written_sequence(),
                     durable_sequence: status.durable_sequence(),
+                    sync,
                 };
                 Box::new(read) as Box<dyn Fn() -> LogPosition + Send + Sync>
             })

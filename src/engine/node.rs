@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::options::{self, Producers};
+use super::sessions::SharedSessions;
 use super::{EngineError, Handlers};
 use crate::bus::{self, BusCounters, Dispatch, TierGauge, TierReceiver, TierSender, TopicClasses};
 use crate::config::{Config, OnOff};
@@ -27,8 +28,9 @@ use crate::process::{
     Transactional, WindowLog, duplicates_by_class,
 };
 use crate::runner::{AnyAgent, DrainControl, Runner, Seats};
-use crate::storage::appender::{self, Appender, AppenderCounters, AppenderParts};
+use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::DeadLetterQueue;
+use crate::storage::producers::ProducerTable;
 use crate::storage::{DiskFolder, OpenLog};
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::sys::features::Features;
@@ -77,6 +79,9 @@ pub(super) struct NodeParts<'a> {
     pub(super) classes: &'a Arc<TopicClasses>,
     pub(super) dead_letters: &'a DeadLetterQueue,
     pub(super) log: Option<&'a OpenLog<DiskFolder>>,
+    pub(super) sessions: &'a SharedSessions,
+    /// What the logs know of producers, for the reactors that are not built yet.
+    pub(super) past: &'a mut Vec<ProducerTable>,
     /// Distinguishes the ids of this start from those of others.
     pub(super) epoch: u32,
     pub(super) handlers: &'a Handlers,
@@ -228,7 +233,7 @@ impl Builder<'_> {
             for (runner, plan) in plans.iter().enumerate() {
                 for seat in plan.seats.iter().filter(|seat| seat.role == role) {
                     let agent = match role {
-                        Role::Reactor => Some(self.reactor(*seat, runner)),
+                        Role::Reactor => Some(self.reactor(*seat, runner)?),
                         Role::Realtime => Some(self.realtime(runner, &mut health)?),
                         Role::Transactional => Some(self.transactional(runner, &mut health)?),
                         Role::Batch => Some(self.batch(runner, &mut health)?),
@@ -271,7 +276,7 @@ impl Builder<'_> {
         self.parts.config.data_dir.join(file)
     }
 
-    fn reactor(&mut self, seat: Seat, runner: usize) -> AnyAgent {
+    fn reactor(&mut self, seat: Seat, runner: usize) -> Result<AnyAgent, EngineError> {
         let instance = usize::from(seat.instance);
         let mut senders = self.bus.senders.remove(0);
         self.wake_processors(&mut senders, Some(runner));
@@ -282,6 +287,14 @@ impl Builder<'_> {
         self.ingest.push(counters.clone());
         let shed = Arc::new(ShedByClass::new(self.parts.classes));
         self.view.measured.extend([counters.clone() as Arc<dyn Measured>, shed.clone()]);
+        let number = usize::from(self.parts.first_reactor) + instance;
+        let past = self.parts.past.remove(0);
+        let (sessions, told) = self
+            .parts
+            .sessions
+            .of_reactor(number, self.wakers[runner].clone(), self.parts.log, past)
+            .map_err(|error| EngineError::io("map the buffers of sessions", error))?;
+        self.view.measured.push(told);
         let sockets = &self.parts.sockets[instance];
         let wiring = ReactorWiring {
             pool,
@@ -299,8 +312,10 @@ impl Builder<'_> {
             counters,
             shed,
             id_base: event_id_base(self.parts.epoch, self.parts.first_reactor + seat.instance),
+            sessions,
         };
-        AnyAgent::Reactor(Box::new(Reactor::new(options::reactor(self.parts.config, self.parts.features), wiring)))
+        let options = options::reactor(self.parts.config, self.parts.features);
+        Ok(AnyAgent::Reactor(Box::new(Reactor::new(options, wiring))))
     }
 
     /// Whoever wants to know that events are there for a tier's processor, on another thread.
@@ -417,6 +432,7 @@ impl Builder<'_> {
         let handler = make.map(|make| make(number));
         let options = options::transactional(self.parts.config, seed);
         let mut agent = Transactional::new(options, handler, retry_memory, wiring).map_err(refused)?;
+        agent.return_outcomes_to(self.parts.sessions.returns());
         for make in make.into_iter().cycle().take(usize::from(handlers.spare_transactional_threads)) {
             agent.add_spare(make(number)).map_err(refused)?;
         }
@@ -457,8 +473,8 @@ impl Builder<'_> {
             gate: self.gate.clone(),
             counters: counters.clone(),
         };
-        let agent = Appender::new(options::appender(self.parts.config, largest), parts)
-            .map_err(|error| EngineError::io("map the staging buffers", error))?;
+        let options = AppenderOptions { sync_method: log.sync_method(), ..options::appender(self.parts.config, largest) };
+        let agent = Appender::new(options, parts).map_err(|error| EngineError::io("map the staging buffers", error))?;
         let stages = agent.latencies();
         let names = [
             ["realtime_staged", "trans_staged", "batch_staged"],

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::bus::TierOptions;
 use crate::config::{self, Auto, Config, Dedup, DedupKey, OnOff};
 use crate::control::Thresholds;
-use crate::ingest::{CONNECTION_BYTES, ReactorOptions};
+use crate::ingest::{CONNECTION_BYTES, ReactorOptions, Sessions};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{
     BatchOptions, DedupBy, DedupOptions, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, RulesOptions,
@@ -15,6 +15,7 @@ use crate::runner::Idle;
 use crate::storage::SegmentOptions;
 use crate::storage::appender::AppenderOptions;
 use crate::storage::dead_letter::DeadLetterOptions;
+use crate::storage::producers::ProducerTable;
 use crate::storage::rotating_file::RotatingFileLimits;
 use crate::sys::clock::Nanos;
 use crate::sys::features::{Feature, Features};
@@ -102,15 +103,17 @@ pub(super) fn tier_options(config: &Config, tier: Tier, producers: &Producers) -
 
 /// A runner's ring.
 pub(super) fn ring_options(config: &Config, runner: String, has_reactor: bool) -> UringOptions {
+    let defaults = UringOptions::default();
     let on_offer = if has_reactor { chunks_on_offer(config) + config.udp_slots } else { 0 };
     // All that is on offer may complete at once, beside one operation for each connection that ends.
     let completions = config.ring_entries.saturating_mul(8).max((2 * on_offer + config.ring_entries).next_power_of_two());
     UringOptions {
         submission_entries: config.ring_entries,
         completion_entries: config.cq_entries.given().unwrap_or(completions),
+        writes_max: defaults.writes_max + if has_reactor { Sessions::sends_max(&super::sessions::options(config)) } else { 0 },
         submission_polling: (config.sqpoll == OnOff::On).then_some(SubmissionPolling { idle_ms: 100, cpu: None }),
         runner,
-        ..UringOptions::default()
+        ..defaults
     }
 }
 
@@ -242,6 +245,7 @@ pub(super) fn segments(config: &Config) -> SegmentOptions {
         retention_age_s: config.retention_age_s,
         min_free_bytes: config.min_free_bytes.0,
         keep_for_cursors: config.retention_respects_cursors == OnOff::On,
+        producers_max: config.producers,
         ..SegmentOptions::default()
     }
 }
@@ -274,6 +278,8 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
     budget.add_for_flag("idempotency keys", "--dedup-keyed-capacity", Tier::COUNT as u64, keyed_bytes);
     if config.storage == OnOff::On {
         budget.add("inlets of the log", 3 * INLET_EVENTS as u64, 8);
+        // The appender's, and the one that the log was opened with.
+        budget.add_for_flag("producers of the log", "--producers", 2, ProducerTable::memory_bytes(config.producers));
         budget.add("staging buffers of the log", 2, appender(config, largest).staging_bytes as u64);
     }
     if !config.rules.is_empty() {
@@ -281,6 +287,8 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
         budget.add_for_flag("rules: topics and queues of actions", "--rule-body-bytes-max", 1, bytes as u64);
     }
     budget.add("window statistics", 1, window_log(config, PathBuf::new(), 0).table_bytes() as u64);
+    let sessions = super::sessions::options(config).memory_bytes();
+    budget.add_for_flag("sessions: seats and outboxes", "--sessions", reactors, sessions);
     let ring = ring_options(config, String::new(), true);
     budget.add_for_flag("rings", "--ring-entries", runners, ring_bytes(ring.submission_entries, ring.completion_entries));
     budget.add_for_flag(

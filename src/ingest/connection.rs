@@ -9,6 +9,7 @@
 use super::counters::CloseReason;
 use super::parking::Parked;
 use super::partial::Partial;
+use super::session::Protocol;
 use super::waiting::Line;
 use crate::pool::Event;
 use crate::sys::clock::Nanos;
@@ -51,6 +52,12 @@ pub(super) struct Connection {
     pub(super) receive: Receive,
     /// The reactor's running number of connections, as it stands in event headers.
     pub(super) number: u32,
+    /// What it speaks.
+    pub(super) protocol: Protocol,
+    /// A send is in flight.
+    pub(super) is_sending: bool,
+    /// It is to be told why it ends before it is closed.
+    pub(super) has_last_word: bool,
     /// Why it will be closed once all that came is taken.
     pub(super) ended: Option<CloseReason>,
     /// The line it waits in, and its neighbours there.
@@ -77,6 +84,9 @@ impl Connection {
             stage: Stage::Free,
             receive: Receive::Idle,
             number: 0,
+            protocol: Protocol::Unknown,
+            is_sending: false,
+            has_last_word: false,
             ended: None,
             line: None,
             before: NOBODY,

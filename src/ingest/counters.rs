@@ -22,11 +22,13 @@ pub enum CloseReason {
     OverLimit = 5,
     /// The engine is stopping.
     Drained = 6,
+    /// It spoke version 1, which has no token, where one is needed.
+    Anonymous = 7,
 }
 
 impl CloseReason {
     /// How many there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
     /// All, by index.
     pub const ALL: [CloseReason; CloseReason::COUNT] = [
         CloseReason::Peer,
@@ -36,6 +38,7 @@ impl CloseReason {
         CloseReason::Idle,
         CloseReason::OverLimit,
         CloseReason::Drained,
+        CloseReason::Anonymous,
     ];
 
     /// Its place in arrays indexed by reason.
@@ -53,6 +56,7 @@ impl CloseReason {
             CloseReason::Idle => "idle",
             CloseReason::OverLimit => "over_limit",
             CloseReason::Drained => "drained",
+            CloseReason::Anonymous => "anonymous",
         }
     }
 }

@@ -5,14 +5,16 @@
 
 use std::sync::Arc;
 
+use super::numbering::{Next, Numbering};
 use super::waiting::Line;
 use crate::bus::{Dispatch, Sent, TierSender};
 use crate::control::{Admission, GateReading, Patience, ShedByClass};
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::planted::{Bug, is_planted};
-use crate::pool::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, PoolOwner, Releaser, SharedPool, Slot, Source};
+use crate::pool::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Outcome, PoolOwner, Releaser, SharedPool, Slot, Source};
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::sys::clock::{Nanos, WallNanos};
+use crate::wire::session::SessionFault;
 use crate::wire::{self, Frame, FrameLimits, FrameRefusal, HEADER_BYTES, Parsed, Tier};
 
 /// Where a frame begins in a slot, so that its topic and body lie where an event keeps them.
@@ -39,6 +41,8 @@ pub(super) enum Stop {
     Pending(Event, Tier),
     /// The next frame is none.
     Refused(FrameRefusal),
+    /// The next frame's session is at its end.
+    Fault(SessionFault),
 }
 
 /// How far [`Intake::take_frames`] came, and why no further.
@@ -105,7 +109,7 @@ impl Intake {
     /// Takes whole frames from the front of `bytes` until they end or one can't be taken.
     ///
     /// One copy per frame, from the chunk into the event's slot. No clock, no shared read-modify-write, no reference count per frame.
-    pub(super) fn take_frames(&mut self, bytes: &[u8], origin: &Origin) -> Taken {
+    pub(super) fn take_frames<N: Numbering>(&mut self, bytes: &[u8], origin: &Origin, numbering: &mut N) -> Taken {
         let mut consumed = 0;
         let stop = loop {
             let frame = match wire::parse(&bytes[consumed..], &self.limits) {
@@ -114,20 +118,34 @@ impl Intake {
                 Err(refusal) => break Stop::Refused(refusal),
             };
             let tier = self.tier_of(&frame);
+            let next = numbering.next();
+            match next {
+                Next::Unnumbered | Next::Fresh(_) => {}
+                Next::Known => {
+                    consumed += frame.frame_bytes;
+                    self.count_duplicate(tier, origin.source);
+                    numbering.was_known();
+                    continue;
+                }
+                Next::Beyond => break Stop::Fault(SessionFault::BeyondWindow),
+            }
             match self.gate.admits(tier, frame.priority, Patience::CanWait) {
                 Admission::Admit => {}
                 Admission::Wait => break Stop::Wait(Line::lane(tier)),
                 Admission::Drop(reason) => {
                     consumed += frame.frame_bytes;
                     self.turn_away(&frame, tier, origin, reason);
+                    numbering.refused(reason);
                     continue;
                 }
             }
             if let Some(line) = self.must_wait(tier) {
                 break Stop::Wait(line);
             }
-            let Some(event) = self.store(&frame, tier, origin) else { break Stop::Wait(Line::slots(tier)) };
+            let header = next.number(self.header(&frame, tier, origin));
+            let Some(event) = self.pool.store(header, frame.payload) else { break Stop::Wait(Line::slots(tier)) };
             consumed += frame.frame_bytes;
+            numbering.took();
             if let Err(event) = self.admit(event, origin.source, tier) {
                 break Stop::Pending(event, tier);
             }
@@ -184,6 +202,20 @@ impl Intake {
         self.pool.store(header, frame.payload)
     }
 
+    /// Counts a frame of a session that was taken before.
+    #[cold]
+    pub(super) fn count_duplicate(&mut self, tier: Tier, source: Source) {
+        self.events_done += 1;
+        let cell = self.ledger.cell(source, tier);
+        cell.received.add(1);
+        cell.duplicate.add(1);
+    }
+
+    /// How many events of a tier could be taken at once, as far as its lanes go.
+    pub(super) fn credits(&self, tier: Tier) -> u32 {
+        u32::try_from(self.tiers[tier.index()].room()).unwrap_or(u32::MAX)
+    }
+
     /// Counts a fresh event as received and sends it.
     ///
     /// # Errors
@@ -215,11 +247,12 @@ impl Intake {
 
     /// Accounts for an event that ends here.
     #[cold]
-    pub(super) fn lose(&mut self, event: Event, reason: DropReason) {
+    pub(super) fn lose(&mut self, mut event: Event, reason: DropReason) {
         let header = self.shared.header(&event);
         if !is_planted(Bug::DropUncounted) {
             self.ledger.cell(header.source, header.tier).lost[reason as usize].add(1);
         }
+        self.shared.end(&mut event, Outcome::Lost(reason));
         if reason.is_dead_lettered() {
             self.dead_letters.send(event, reason, Note::EMPTY);
         } else if self.dead_letters.takes_sample(reason) {

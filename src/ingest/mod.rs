@@ -5,6 +5,7 @@
 //! TCP :9000 ──► tcp.rs ──┬─► intake.rs: frame ─► event ─► tier lane      counters.rs: what it counts besides the ledger
 //!                  ▲     └─► partial.rs: a frame cut by the chunk's end
 //!                  │ waiting.rs: lines    parking.rs: unparsed rests    deadlines.rs: slow frames, idle peers
+//!                  └─► session/: numbers, acknowledgements   numbering.rs
 //! UDP :9001 ──► udp.rs ────► intake.rs, or the slot itself becomes the event
 //! in process ──► publisher/ ► intake.rs, on the publisher's own thread
 //! ```
@@ -32,10 +33,12 @@ mod connection;
 mod counters;
 mod deadlines;
 mod intake;
+mod numbering;
 mod parking;
 mod partial;
 mod publisher;
 mod reactor;
+mod session;
 mod tcp;
 #[cfg(test)]
 mod test_support;
@@ -43,6 +46,8 @@ mod test_support;
 mod tests_gate;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_session;
 #[cfg(test)]
 mod tests_tcp;
 #[cfg(test)]
@@ -53,6 +58,7 @@ mod waiting;
 pub use counters::{CloseReason, IngestCounters, Transport};
 pub use publisher::{Attempt, Producer, ProducerSeat, ProducerWiring, Publication, Publisher, Refusal, Refused, Wait};
 pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+pub use session::{Inbox, SessionCounters, SessionOptions, SessionToken, SessionWiring, Sessions};
 
 /// Bytes of one place in the connection table.
 pub const CONNECTION_BYTES: usize = size_of::<connection::Connection>();
@@ -68,4 +74,6 @@ mod kind {
     pub(super) const CANCEL: u8 = 6;
     pub(super) const CANCEL_ACCEPT: u8 = 7;
     pub(super) const CANCEL_MESSAGE: u8 = 8;
+    /// An outbox of a session.
+    pub(super) const SEND: u8 = 9;
 }

@@ -15,10 +15,12 @@
 use std::sync::Arc;
 
 use super::intake::{FRAME_OFFSET, Intake, Origin, Stop};
+use super::numbering::{Next, Numbering};
 use super::waiting::Line;
 use crate::control::{Admission, Patience};
 use crate::pool::{PoolOwner, Slot, SlotUse};
 use crate::sys::clock::Nanos;
+use crate::wire::session::SessionFault;
 use crate::wire::{self, HEADER_BYTES, Parsed};
 
 /// The part that has come.
@@ -71,7 +73,7 @@ impl Partial {
     }
 
     /// Takes what it needs of `bytes` (possibly none: a frame that is whole already then only tries to become an event).
-    pub(super) fn fill(&mut self, bytes: &[u8], intake: &mut Intake, origin: &Origin) -> Filled {
+    pub(super) fn fill<N: Numbering>(&mut self, bytes: &[u8], intake: &mut Intake, origin: &Origin, numbering: &mut N) -> Filled {
         let mut consumed = 0;
         if self.frame_bytes == 0 {
             match self.fill_header(bytes, intake) {
@@ -90,7 +92,7 @@ impl Partial {
             self.have_bytes += more.len() as u32;
             consumed += more.len();
         }
-        Filled { consumed, stop: self.finish(intake, origin) }
+        Filled { consumed, stop: self.finish(intake, origin, numbering) }
     }
 
     /// Completes the header, as far as the bytes go. How many it took; an error when it is still cut, or refused.
@@ -135,21 +137,31 @@ impl Partial {
 
     /// Seals the slot in place if the frame is whole. `None`: it became an event, or was turned away. As it has its slot, it passes those by that wait for
     /// one: theirs may come from it.
-    fn finish(&mut self, intake: &mut Intake, origin: &Origin) -> Option<Stop> {
+    fn finish<N: Numbering>(&mut self, intake: &mut Intake, origin: &Origin, numbering: &mut N) -> Option<Stop> {
         let Some(slot) = self.slot.take() else { return Some(Stop::Incomplete) };
         let shared = Arc::clone(&intake.shared);
         let bytes = &PoolOwner::bytes(&shared, &slot)[FRAME_OFFSET..][..self.have_bytes as usize];
         let judged = match wire::parse(bytes, &intake.limits) {
             Ok(Parsed::Frame(frame)) => {
                 let tier = intake.tier_of(&frame);
+                let next = numbering.next();
+                if next == Next::Known {
+                    intake.count_duplicate(tier, origin.source);
+                    numbering.was_known();
+                    intake.pool.give_back(slot);
+                    *self = Self::NONE;
+                    return None;
+                }
                 match intake.gate.admits(tier, frame.priority, Patience::CanWait) {
+                    _ if next == Next::Beyond => Err(Stop::Fault(SessionFault::BeyondWindow)),
                     Admission::Admit => {
-                        let header = intake.header(&frame, tier, origin);
+                        let header = next.number(intake.header(&frame, tier, origin));
                         intake.must_wait_for_lane(tier).map_or(Ok((tier, header)), |line| Err(Stop::Wait(line)))
                     }
                     Admission::Wait => Err(Stop::Wait(Line::lane(tier))),
                     Admission::Drop(reason) => {
                         intake.turn_away(&frame, tier, origin, reason);
+                        numbering.refused(reason);
                         intake.pool.give_back(slot);
                         *self = Self::NONE;
                         return None;
@@ -169,6 +181,7 @@ impl Partial {
         match intake.pool.change_use(slot, SlotUse::of_tier(tier)) {
             Ok(slot) => {
                 *self = Self::NONE;
+                numbering.took();
                 let event = intake.pool.seal(slot, header);
                 intake.admit(event, origin.source, tier).err().map(|event| Stop::Pending(event, tier))
             }

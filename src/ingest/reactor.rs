@@ -6,6 +6,7 @@ use super::accept::{Accepted, Acceptor};
 use super::counters::{CloseReason, IngestCounters};
 use super::intake::Intake;
 use super::kind;
+use super::session::Sessions;
 use super::tcp::Tcp;
 use super::udp::Udp;
 use crate::agent::{Agent, Context, Holding, Work};
@@ -104,6 +105,8 @@ pub struct ReactorWiring {
     pub shed: Arc<ShedByClass>,
     /// The first event's id; they go up by one from there.
     pub id_base: u64,
+    /// The sessions that have their home here.
+    pub sessions: Sessions,
 }
 
 /// How far the drain is.
@@ -112,6 +115,10 @@ enum Phase {
     Running,
     /// Accepts no more, takes what has arrived.
     Reading {
+        since: Nanos,
+    },
+    /// Sessions are told the outcomes of what is in hand.
+    Telling {
         since: Nanos,
     },
     /// Connections and sockets end.
@@ -154,13 +161,25 @@ impl Reactor {
     /// # Panics
     /// If the pool has no slot for the longest frame, or an option is out of its range.
     pub fn new(options: ReactorOptions, wiring: ReactorWiring) -> Self {
-        let ReactorWiring { pool, listener, udp_sockets, dispatch, tiers, dead_letters, gate, ledger, counters, shed, id_base } =
-            wiring;
+        let ReactorWiring {
+            pool,
+            listener,
+            udp_sockets,
+            dispatch,
+            tiers,
+            dead_letters,
+            gate,
+            ledger,
+            counters,
+            shed,
+            id_base,
+            sessions,
+        } = wiring;
         let longest = options.limits.max_frame_bytes as usize - crate::wire::HEADER_BYTES;
         assert!(pool.class_for(longest).is_some(), "the pool has no class for the longest frame");
         assert!(options.tcp_chunks_offered > 0 && options.connections_max > 0, "options out of range");
         let chunk_bytes = pool.shared().strides().0[SlotClass::Chunk.index()] as usize;
-        let tcp = Tcp::new(&options, &pool, Arc::clone(&counters));
+        let tcp = Tcp::new(&options, &pool, sessions, Arc::clone(&counters));
         let udp = Udp::new(&options, &udp_sockets, Arc::clone(&counters));
         let wired = (dispatch, tiers, ledger, shed, dead_letters);
         Self {
@@ -211,7 +230,15 @@ impl Reactor {
             let active_at = self.tcp.active_at.max(self.udp.active_at).max(since);
             let is_quiet = ctx.now.since(active_at) >= self.options.drain_quiet && self.tcp.lines.all_empty();
             if is_quiet || ctx.now.since(since) >= self.options.drain_read_max {
+                self.tcp.stop_sessions();
+                self.phase = Phase::Telling { since: ctx.now };
+            }
+        }
+        if let Phase::Telling { since } = self.phase {
+            self.tcp.stop_sessions();
+            if self.tcp.sessions_are_over() || ctx.now.since(since) >= self.options.drain_read_max {
                 self.phase = Phase::Closing;
+                self.tcp.close_inbox(ctx);
                 self.udp.read_drops(ctx);
                 self.udp.stop(ctx);
                 self.tcp.end_all(&mut self.intake, ctx);
@@ -237,6 +264,7 @@ impl Reactor {
                 let at_last = since + self.options.drain_read_max;
                 Some(if quiet_at > now { quiet_at.min(at_last) } else { at_last })
             }
+            Phase::Telling { since } => Some(since + self.options.drain_read_max),
             _ => None,
         }
     }
@@ -270,6 +298,7 @@ impl Reactor {
             resume,
             self.acceptor.next_deadline(),
             self.tcp.deadlines.next_sweep(),
+            self.tcp.sessions.next_look(now, self.options.resume_interval),
             self.udp.next_deadline(now),
             self.drain_deadline(now),
         ];
@@ -298,6 +327,7 @@ impl<R: Ring> Agent<R> for Reactor {
                     self.adopt(&accepted, ctx);
                 }
             }
+            kind::SEND => self.tcp.sent(&completion, &mut self.intake, ctx),
             kind::CLOSE => self.tcp.closed(completion.token),
             kind::CLOSE_STRAY => self.strays_closing -= 1,
             kind::CANCEL => self.tcp.cancelled(),
@@ -314,11 +344,13 @@ impl<R: Ring> Agent<R> for Reactor {
         self.intake.pool.collect();
         self.intake.gate = self.gate.read();
         self.intake.dead_letters.refill_samples(ctx.now);
+        self.tcp.begin_sessions(&mut self.intake, ctx);
         self.acceptor.poll(ctx);
         self.tcp.resume_waiting(self.resume_budget_bytes, &mut self.intake, ctx);
         self.tcp.offer_chunks(&mut self.intake, ctx);
         self.udp.poll(&mut self.intake, ctx);
         self.tcp.sweep(&mut self.intake, ctx);
+        self.tcp.answer_sessions(&mut self.intake, ctx);
         self.step_drain(ctx);
         self.finish_turn();
         let done = std::mem::take(&mut self.completions_done) + std::mem::take(&mut self.intake.events_done);
@@ -346,6 +378,9 @@ impl Reactor {
     /// Collects what came home after the drain.
     pub(super) fn collect_for_test(&mut self) -> crate::pool::OwnerGauges {
         self.intake.pool.collect();
+        while self.intake.pool.ended().is_some() {
+            self.intake.pool.free_ended();
+        }
         self.intake.pool.gauges()
     }
 }

@@ -21,11 +21,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::accept::Accepted;
-use super::connection::{ConnectionTable, Receive, Stage};
+use super::connection::{Connection, ConnectionTable, Receive, Stage};
 use super::counters::{CloseReason, IngestCounters, Transport};
 use super::deadlines::Deadlines;
 use super::intake::{Intake, Origin, Stop};
+use super::numbering::Unnumbered;
 use super::parking::{ChunkAfter, ParkingLot};
+use super::session::{ConnectionRef, Protocol, Sessions};
 use super::waiting::{Line, Lines};
 use super::{ReactorOptions, kind};
 use crate::agent::Context;
@@ -33,20 +35,30 @@ use crate::planted::{Bug, is_planted};
 use crate::pool::{PoolOwner, Slot, SlotClass, SlotUse, Source};
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Errno, GroupId, Ring, Token};
-use crate::wire::{FrameRefusal, Tier};
+use crate::wire::session::SessionFault;
+use crate::wire::{FrameLimits, FrameRefusal, Tier};
 
 /// Parked segments of one connection from which on its receive is cancelled: one for the rest of the chunk that it began to
 /// wait in, one for what was under way.
 pub(super) const PARKED_SEGMENTS_MAX: u32 = 2;
 
 /// How far a connection's bytes could be taken.
-enum Fed {
+pub(super) enum Fed {
     /// All of them.
     All,
     /// The connection must wait; so many bytes were taken before.
     Wait { line: Line, consumed: usize },
     /// It can't be trusted any more.
     Refused(FrameRefusal),
+    /// Its session is at its end, or has none.
+    Ended(SessionFault),
+    /// It speaks version 1, and has no token.
+    Anonymous,
+}
+
+/// Where and when the bytes of a connection come in.
+pub(super) fn origin<R: Ring>(connection: &Connection, ctx: &Context<'_, R>) -> Origin {
+    Origin { source: Source::Tcp, connection: connection.number, at: ctx.now, wall: ctx.wall }
 }
 
 /// All connections of a reactor.
@@ -54,13 +66,19 @@ pub(super) struct Tcp {
     pub(super) table: ConnectionTable,
     pub(super) lines: Lines,
     pub(super) deadlines: Deadlines,
+    pub(super) sessions: Sessions,
+    /// The connection whose seat another has just taken.
+    pub(super) superseded: Option<ConnectionRef>,
+    /// The place that was opened last.
+    pub(super) adopted: u32,
+    pub(super) limits: FrameLimits,
     parking: ParkingLot,
-    counters: Arc<IngestCounters>,
+    pub(super) counters: Arc<IngestCounters>,
     chunks_offered_max: usize,
     /// Chunks to offer just now.
     chunk_target: usize,
     byte_cap: u32,
-    frame_deadline: Nanos,
+    pub(super) frame_deadline: Nanos,
     idle_deadline: Nanos,
     connection_number: u32,
     /// Tells cancel operations apart.
@@ -73,11 +91,15 @@ pub(super) struct Tcp {
 }
 
 impl Tcp {
-    pub(super) fn new(options: &ReactorOptions, pool: &PoolOwner, counters: Arc<IngestCounters>) -> Self {
+    pub(super) fn new(options: &ReactorOptions, pool: &PoolOwner, sessions: Sessions, counters: Arc<IngestCounters>) -> Self {
         Self {
             table: ConnectionTable::new(options.connections_max),
             lines: Lines::new(),
             deadlines: Deadlines::new(options.connections_max),
+            sessions,
+            superseded: None,
+            adopted: 0,
+            limits: options.limits,
             parking: ParkingLot::new(pool),
             counters,
             chunks_offered_max: usize::from(options.tcp_chunks_offered),
@@ -181,7 +203,7 @@ impl Tcp {
         // 0 means "no connection" in event headers.
         let number = self.connection_number.wrapping_add(1).max(1);
         let Some(slot) = self.table.open(accepted.fd, number, ctx.now) else { return false };
-        self.connection_number = number;
+        (self.connection_number, self.adopted) = (number, slot);
         self.active_at = ctx.now;
         self.counters.accepted.add(1);
         self.counters.connections_open.set(self.table.len() as u64);
@@ -198,13 +220,19 @@ impl Tcp {
         ctx.ring.recv_multishot(ctx.token(kind::RECEIVE, generation, slot), fd, GroupId::Tcp, self.byte_cap);
     }
 
-    fn cancel<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
+    pub(super) fn cancel<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
         let connection = self.table.get_mut(slot);
         connection.receive = Receive::Cancelled;
         let target = ctx.token(kind::RECEIVE, connection.generation, slot);
+        let token = self.next_cancel(ctx, kind::CANCEL);
+        ctx.ring.cancel(token, target);
+    }
+
+    /// The token of an operation that nobody waits for but the drain.
+    pub(super) fn next_cancel<R: Ring>(&mut self, ctx: &Context<'_, R>, kind: u8) -> Token {
         self.cancel_number = self.cancel_number.wrapping_add(1);
         self.cancels_in_flight += 1;
-        ctx.ring.cancel(ctx.token(kind::CANCEL, 0, self.cancel_number), target);
+        ctx.token(kind, 0, self.cancel_number)
     }
 
     /// A cancel has done what it could.
@@ -220,7 +248,7 @@ impl Tcp {
             return;
         }
         connection.ended = Some(reason);
-        if connection.receive != Receive::Idle {
+        if connection.receive != Receive::Idle || connection.is_sending {
             ctx.ring.shutdown(connection.fd);
         }
         self.deadlines.clear(slot);
@@ -228,14 +256,16 @@ impl Tcp {
     }
 
     /// After anything that happened to a connection: arms its receive again, or closes it, if nothing stands against it.
-    fn settle<R: Ring>(&mut self, slot: u32, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+    pub(super) fn settle<R: Ring>(&mut self, slot: u32, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         let connection = self.table.get(slot);
-        if connection.receive != Receive::Idle || connection.is_held_up() {
+        if connection.receive != Receive::Idle || connection.is_held_up() || connection.is_sending || connection.has_last_word {
             return;
         }
         match (connection.stage, connection.ended) {
             (Stage::Open, Some(reason)) => self.close(slot, reason, intake, ctx),
-            (Stage::Refused, _) => self.close(slot, CloseReason::Refused, intake, ctx),
+            (Stage::Refused, ended) => self.close(slot, ended.unwrap_or(CloseReason::Refused), intake, ctx),
+            (Stage::Open, None) if let Protocol::Leaving(desk) = connection.protocol => self.hand_over(slot, desk, intake, ctx),
+            (Stage::Open, None) if self.only_answers(slot) => {}
             // In line for chunks already.
             (Stage::Open, None) if connection.line.is_some() => {}
             (Stage::Open, None) => {
@@ -255,6 +285,7 @@ impl Tcp {
     fn close<R: Ring>(&mut self, slot: u32, reason: CloseReason, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         self.lines.leave(&mut self.table, slot);
         self.deadlines.clear(slot);
+        self.leave_session(slot, ctx.now);
         let connection = self.table.get_mut(slot);
         let was_cut = connection.partial.discard(&mut intake.pool);
         if was_cut && !matches!(reason, CloseReason::Refused | CloseReason::SlowFrame) {
@@ -280,12 +311,18 @@ impl Tcp {
     fn refuse<R: Ring>(&mut self, slot: u32, refusal: FrameRefusal, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         self.counters.refused[Transport::Tcp as usize][refusal.index()].add(1);
         self.deadlines.clear(slot);
-        let connection = self.table.get_mut(slot);
-        connection.stage = Stage::Refused;
-        connection.partial.discard(&mut intake.pool);
+        self.stop_listening(slot, intake);
+        let connection = self.table.get(slot);
         if connection.receive != Receive::Idle {
             ctx.ring.shutdown(connection.fd);
         }
+    }
+
+    /// What comes from here on, and what was not parsed yet, is not looked at.
+    pub(super) fn stop_listening(&mut self, slot: u32, intake: &mut Intake) {
+        let connection = self.table.get_mut(slot);
+        connection.stage = Stage::Refused;
+        connection.partial.discard(&mut intake.pool);
         while let Some((parked, _)) = self.parking.take_first(&mut self.table.get_mut(slot).parked) {
             intake.pool.give_back(parked);
         }
@@ -294,7 +331,10 @@ impl Tcp {
     /// Ends every connection for the drain.
     pub(super) fn end_all<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         for slot in 0..self.table.reach() {
-            self.end(slot, CloseReason::Drained, intake, ctx);
+            match self.table.get(slot).stage {
+                Stage::Refused => self.end_refused(slot, intake, ctx),
+                Stage::Free | Stage::Open | Stage::Closing => self.end(slot, CloseReason::Drained, intake, ctx),
+            }
         }
     }
 
@@ -324,6 +364,7 @@ impl Tcp {
             return;
         }
         match completion.result {
+            Ok(0) if self.end_of_session(slot) => {}
             Ok(0) => self.end(slot, CloseReason::Peer, intake, ctx),
             Err(Errno(libc::ENOBUFS)) => self.starve(slot, intake, ctx.now),
             // A cancel, or a signal: nothing is wrong with the connection.
@@ -364,34 +405,49 @@ impl Tcp {
                 self.park(slot, chunk, consumed..len, intake);
                 self.stop_long_wait(slot, intake, ctx);
             }
-            Fed::Refused(refusal) => {
-                self.refuse(slot, refusal, intake, ctx);
+            ended => {
                 intake.pool.give_back(chunk);
+                self.after_feed(slot, ended, intake, ctx);
             }
+        }
+        if self.table.get(slot).protocol != Protocol::Frames {
+            self.after_hello(slot, intake, ctx);
         }
         intake.publish();
     }
 
+    /// Ends a connection whose bytes came to that.
+    pub(super) fn after_feed<R: Ring>(&mut self, slot: u32, fed: Fed, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        match fed {
+            Fed::All | Fed::Wait { .. } => {}
+            Fed::Refused(refusal) => self.refuse(slot, refusal, intake, ctx),
+            Fed::Ended(fault) => self.part(slot, fault, intake, ctx),
+            Fed::Anonymous => self.turn_away(slot, CloseReason::Anonymous, intake, ctx),
+        }
+        self.after_hello(slot, intake, ctx);
+    }
+
     /// Takes a connection's bytes, in order: what is pending, the partial frame, whole frames, the beginning of the next one.
     fn feed<R: Ring>(&mut self, slot: u32, bytes: &[u8], intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
-        let connection = self.table.get_mut(slot);
-        if let Some((event, tier)) = connection.pending.take() {
-            if let Err(event) = intake.send(event, tier) {
-                connection.pending = Some((event, tier));
-                return Fed::Wait { line: Line::lane(tier), consumed: 0 };
-            }
-            self.pending_events -= 1;
+        if self.table.get(slot).protocol != Protocol::Frames
+            && let Some(fed) = self.feed_other(slot, bytes, intake, ctx)
+        {
+            return fed;
         }
-        let origin = Origin { source: Source::Tcp, connection: connection.number, at: ctx.now, wall: ctx.wall };
+        if let Some(waits) = self.feed_pending(slot, intake) {
+            return waits;
+        }
+        let connection = self.table.get_mut(slot);
+        let origin = origin(connection, ctx);
         let mut consumed = 0;
         if connection.partial.is_open() {
-            let filled = connection.partial.fill(bytes, intake, &origin);
+            let filled = connection.partial.fill(bytes, intake, &origin, &mut Unnumbered);
             consumed = filled.consumed;
             if let Some(stop) = filled.stop {
                 return self.stopped(slot, stop, consumed);
             }
         }
-        let taken = intake.take_frames(&bytes[consumed..], &origin);
+        let taken = intake.take_frames(&bytes[consumed..], &origin, &mut Unnumbered);
         consumed += taken.consumed;
         let rest = &bytes[consumed..];
         if !matches!(taken.stop, Stop::Incomplete) || rest.is_empty() {
@@ -399,7 +455,7 @@ impl Tcp {
         }
         let connection = self.table.get_mut(slot);
         connection.partial.since = ctx.now;
-        let filled = connection.partial.fill(rest, intake, &origin);
+        let filled = connection.partial.fill(rest, intake, &origin, &mut Unnumbered);
         if connection.ended.is_none() {
             self.deadlines.no_later_than(slot, ctx.now + self.frame_deadline);
         }
@@ -407,11 +463,25 @@ impl Tcp {
         self.stopped(slot, stop, consumed + filled.consumed)
     }
 
-    fn stopped(&mut self, slot: u32, stop: Stop, consumed: usize) -> Fed {
+    /// Sends the event that waits for its lane. What it comes to, if it has to wait on.
+    pub(super) fn feed_pending(&mut self, slot: u32, intake: &mut Intake) -> Option<Fed> {
+        let connection = self.table.get_mut(slot);
+        let (event, tier) = connection.pending.take()?;
+        if let Err(event) = intake.send(event, tier) {
+            connection.pending = Some((event, tier));
+            return Some(Fed::Wait { line: Line::lane(tier), consumed: 0 });
+        }
+        self.pending_events -= 1;
+        None
+    }
+
+    pub(super) fn stopped(&mut self, slot: u32, stop: Stop, consumed: usize) -> Fed {
         match stop {
             Stop::Incomplete => Fed::All,
             Stop::Wait(line) => Fed::Wait { line, consumed },
-            Stop::Refused(refusal) => Fed::Refused(refusal),
+            Stop::Refused(refusal) if self.table.get(slot).protocol == Protocol::Frames => Fed::Refused(refusal),
+            Stop::Refused(refusal) => Fed::Ended(SessionFault::MalformedFrame(refusal)),
+            Stop::Fault(fault) => Fed::Ended(fault),
             Stop::Pending(event, tier) => {
                 self.pending_events += 1;
                 self.table.get_mut(slot).pending = Some((event, tier));
@@ -521,8 +591,8 @@ impl Tcp {
                 return match self.feed(slot, &[], intake, ctx) {
                     Fed::All => None,
                     Fed::Wait { line, .. } => Some(line),
-                    Fed::Refused(refusal) => {
-                        self.refuse(slot, refusal, intake, ctx);
+                    ended => {
+                        self.after_feed(slot, ended, intake, ctx);
                         None
                     }
                 };
@@ -538,9 +608,9 @@ impl Tcp {
                     self.put_back(slot, parked, range.start + consumed..range.end, intake);
                     return Some(line);
                 }
-                Fed::Refused(refusal) => {
+                ended => {
                     intake.pool.give_back(parked);
-                    self.refuse(slot, refusal, intake, ctx);
+                    self.after_feed(slot, ended, intake, ctx);
                     return None;
                 }
             }
@@ -563,7 +633,7 @@ impl Tcp {
     // -- deadlines --
 
     /// Notes when to look at this connection's deadlines.
-    fn plan_deadlines(&mut self, slot: u32) {
+    pub(super) fn plan_deadlines(&mut self, slot: u32) {
         let connection = self.table.get(slot);
         if connection.stage != Stage::Open || connection.ended.is_some() {
             return;
@@ -591,6 +661,9 @@ impl Tcp {
     }
 
     fn look_at_deadlines<R: Ring>(&mut self, slot: u32, intake: &mut Intake, ctx: &mut Context<'_, R>) {
+        if self.table.get(slot).protocol != Protocol::Frames && self.look_at_session(slot, intake, ctx) {
+            return;
+        }
         let connection = self.table.get(slot);
         // In line for chunks it is we who don't read: time stands still. Unless no chunk is on offer at all: then waiting connections
         // hold them, perhaps for a slot that this one's partial frame occupies, and the deadline is what unties that knot.
@@ -601,10 +674,10 @@ impl Tcp {
         }
         if connection.partial.is_open() && ctx.now >= connection.partial.since + self.frame_deadline {
             self.counters.slow_frame.add(1);
-            return self.end(slot, CloseReason::SlowFrame, intake, ctx);
+            return self.end_late(slot, (SessionFault::SlowFrame, CloseReason::SlowFrame), intake, ctx);
         }
         if self.idle_deadline != Nanos(0) && !stands_still && ctx.now >= connection.read_at + self.idle_deadline {
-            return self.end(slot, CloseReason::Idle, intake, ctx);
+            return self.end_late(slot, (SessionFault::Idle, CloseReason::Idle), intake, ctx);
         }
         self.plan_deadlines(slot);
     }

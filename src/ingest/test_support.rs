@@ -1,15 +1,19 @@
 //! A ring whose kernel is the test: it holds the lent buffers, and the test decides what completes, when, and how.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{IngestCounters, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring, kind};
+use super::{
+    IngestCounters, Reactor, ReactorOptions, ReactorWiring, SessionOptions, SessionWiring, Sessions, UdpSocketWiring, kind,
+};
 use crate::agent::{Agent, Context, Work};
 use crate::bus::{Dispatch, Overflow, TierOptions, TierReceiver, tier};
 use crate::control::{NodeGate, ShedByClass};
 use crate::metrics::ledger::{Ledger, LedgerCells, LedgerTerms};
-use crate::pool::{ClassStrides, Event, EventHeader, LentBuffer, OwnerGauges, OwnerLayout, Releaser, SharedPool, SlotClass};
+use crate::pool::{
+    ClassStrides, Event, EventHeader, LentBuffer, Outcome, OwnerGauges, OwnerLayout, Releaser, SharedPool, SlotClass,
+};
 use crate::storage::dead_letter::line::{DeadLetter, parse_line};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
@@ -35,6 +39,15 @@ pub(super) struct FakeRing {
     pub(super) cancelled: Vec<Token>,
     pub(super) drops: u32,
     pub(super) byte_caps: Vec<u32>,
+    /// What was sent, by descriptor.
+    pub(super) sent: BTreeMap<i32, Vec<u8>>,
+    /// Peers that don't read.
+    pub(super) deaf: Vec<Fd>,
+    /// Streams whose sending side is over.
+    pub(super) ended: Vec<Fd>,
+    /// Sends in flight to deaf peers.
+    stuck: Vec<(Token, Fd)>,
+    buffers: Vec<(Token, StagingBuffer)>,
     ready: VecDeque<Completion>,
 }
 
@@ -94,8 +107,27 @@ impl Ring for FakeRing {
     fn write(&mut self, _: Token, _: Fd, _: StagingBuffer, _: Range<usize>, _: u64, _: WriteSync) {
         unreachable!("ingest writes nothing");
     }
-    fn reclaim(&mut self, _: Token) -> StagingBuffer {
-        unreachable!("ingest writes nothing");
+    fn send(&mut self, token: Token, socket: Fd, buffer: StagingBuffer, bytes: Range<usize>) {
+        let sends_on = |(_, other): &(Token, Fd)| *other == socket;
+        assert!(!self.stuck.iter().any(sends_on), "a second send in flight on {socket:?}");
+        if self.shut.contains(&socket) {
+            self.finish(token, Err(Errno(libc::EPIPE)));
+        } else if self.deaf.contains(&socket) {
+            self.stuck.push((token, socket));
+        } else {
+            // Short, now and then.
+            let len = if bytes.len() > 20 { bytes.len() / 2 } else { bytes.len() };
+            self.sent.entry(socket.0).or_default().extend(&buffer[bytes.start..bytes.start + len]);
+            self.finish(token, Ok(len as u32));
+        }
+        self.buffers.push((token, buffer));
+    }
+    fn reclaim(&mut self, token: Token) -> StagingBuffer {
+        let place = self.buffers.iter().position(|(other, _)| *other == token).expect("R3: reclaimed once");
+        self.buffers.swap_remove(place).1
+    }
+    fn end_sending(&mut self, socket: Fd) {
+        self.ended.push(socket);
     }
     fn sync(&mut self, _: Token, _: Fd) {
         unreachable!("ingest writes nothing");
@@ -109,9 +141,14 @@ impl Ring for FakeRing {
             self.disarm(token);
             self.finish(token, Ok(0));
         }
+        if let Some(place) = self.stuck.iter().position(|(_, fd)| *fd == socket) {
+            let (token, _) = self.stuck.swap_remove(place);
+            self.finish(token, Err(Errno(libc::EPIPE)));
+        }
     }
     fn close(&mut self, token: Token, fd: Fd) {
         assert!(self.armed_on(fd).is_none(), "I5: {fd:?} is closed with a receive in flight");
+        assert!(!self.stuck.iter().any(|(_, other)| *other == fd), "I5: {fd:?} is closed with a send in flight");
         assert!(!self.closed.contains(&fd), "{fd:?} is closed twice");
         self.closed.push(fd);
         self.finish(token, Ok(0));
@@ -124,6 +161,8 @@ impl Ring for FakeRing {
 /// What a test may change.
 pub(super) struct RigOptions {
     pub(super) reactor: ReactorOptions,
+    pub(super) sessions: SessionOptions,
+    pub(super) session_wiring: SessionWiring,
     pub(super) slots: [u32; SlotClass::COUNT],
     pub(super) overflow: Overflow,
     pub(super) lane_events: usize,
@@ -140,6 +179,8 @@ impl Default for RigOptions {
                 udp_slots: 8,
                 ..ReactorOptions::default()
             },
+            sessions: SessionOptions { seats: 2, window: 64, ..SessionOptions::default() },
+            session_wiring: SessionWiring::alone(),
             slots: [256, 64, 4, 8, 8],
             overflow: Overflow::DropOld,
             lane_events: 64,
@@ -169,6 +210,8 @@ pub(super) struct Rig {
     receivers: Vec<TierReceiver>,
     ledger: Arc<LedgerCells>,
     next_fd: i32,
+    /// What becomes of the next event that is taken; one that is stored has the log's next sequence.
+    pub(super) outcome: Outcome,
 }
 
 impl Rig {
@@ -209,6 +252,7 @@ impl Rig {
             counters: counters.clone(),
             shed: Arc::new(ShedByClass::new(&Arc::default())),
             id_base: 1000,
+            sessions: Sessions::new(options.sessions, options.session_wiring).expect("a few small mappings"),
         };
         let mut rig = Self {
             reactor: Reactor::new(options.reactor, wiring),
@@ -221,6 +265,7 @@ impl Rig {
             receivers,
             ledger,
             next_fd: 100,
+            outcome: Outcome::Handled,
         };
         rig.with_context(|reactor, ctx| reactor.start(ctx));
         rig
@@ -363,13 +408,17 @@ impl Rig {
         self.receivers[tier.index()].pop_batch(&mut events, max);
         let taken = events
             .into_iter()
-            .map(|event| {
+            .map(|mut event| {
                 let header = *self.shared.header(&event);
                 let payload = self.shared.payload(&event);
                 let (topic, body) = payload.split_at(header.topic_len as usize);
                 let taken = Taken { header, class: event.class(), topic: topic.to_vec(), body: body.to_vec() };
                 // The test plays the processor; its outcome is counted with the reactor's, as there is only one thread.
                 self.ledger.cell(header.source, header.tier).handled.add(1);
+                self.shared.end(&mut event, self.outcome);
+                if let Outcome::Stored { log_sequence } = &mut self.outcome {
+                    *log_sequence += 1;
+                }
                 self.releaser.release(event);
                 taken
             })

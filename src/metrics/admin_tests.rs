@@ -37,7 +37,7 @@ fn each_path_answers_and_port_zero_becomes_a_real_one() {
 #[test]
 fn status_has_the_terms_of_the_ledger_as_fields() {
     let mut telemetry = Telemetry::default();
-    telemetry.logs.push(Box::new(|| LogPosition { node: 0, written_sequence: 9, durable_sequence: 8 }));
+    telemetry.logs.push(Box::new(|| LogPosition { node: 0, written_sequence: 9, durable_sequence: 8, sync: "by group" }));
     let server = server(telemetry);
     let (code, content_type, text) = get(&server, "/status");
     assert_eq!((code, content_type.as_str()), (200, "application/json"));

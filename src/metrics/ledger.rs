@@ -78,6 +78,16 @@ impl DropReason {
         DropReason::StoreUnavailable,
     ];
 
+    /// Its stable code on the wire: from 1.
+    pub const fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// The reason of a code; `None` for one that is not ours.
+    pub fn from_code(code: u8) -> Option<DropReason> {
+        DropReason::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
     /// The name in metrics, dead letters and log lines.
     pub const fn name(self) -> &'static str {
         match self {

@@ -63,6 +63,8 @@ pub struct LogStatus {
     pub written_sequence: u64,
     /// The last sequence that survives a power cut; 0: none.
     pub durable_sequence: u64,
+    /// How what is written is made durable, in a few words.
+    pub sync: String,
 }
 
 /// A node's control level.
@@ -195,7 +197,8 @@ fn source_terms(ledger: &Ledger, source: Source) -> Terms {
 }
 
 fn log_status(log: &LogPosition) -> LogStatus {
-    LogStatus { node: log.node, written_sequence: log.written_sequence, durable_sequence: log.durable_sequence }
+    let LogPosition { node, written_sequence, durable_sequence, sync } = *log;
+    LogStatus { node, written_sequence, durable_sequence, sync: sync.to_owned() }
 }
 
 fn level_status(reading: &LevelReading, now: Nanos) -> LevelStatus {
@@ -288,7 +291,8 @@ impl fmt::Display for StatusDocument {
             writeln!(f, "  node {node}: {level} for {:.1} s: {because}", *for_ms as f64 / 1_000.0)?;
         }
         for log in &self.logs {
-            writeln!(f, "  log of node {}: written to {}, durable to {}", log.node, log.written_sequence, log.durable_sequence)?;
+            let LogStatus { node, written_sequence, durable_sequence, sync } = log;
+            writeln!(f, "  log of node {node}: written to {written_sequence}, durable to {durable_sequence} ({sync})")?;
         }
         for runner in &self.runners {
             writeln!(f, "  runner {}: {}, {} turns", runner.name, runner.vitality, runner.turns)?;

@@ -36,6 +36,8 @@ pub struct LogPosition {
     pub written_sequence: u64,
     /// Events with a sequence below or at this one survive a power cut; 0: none.
     pub durable_sequence: u64,
+    /// How what is written is made durable, in a few words.
+    pub sync: &'static str,
 }
 
 /// How the pipeline is, seen from outside.

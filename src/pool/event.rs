@@ -3,7 +3,7 @@
 use std::num::NonZeroU128;
 
 use crate::sys::clock::{Nanos, WallNanos};
-use crate::wire::{Priority, Tier};
+use crate::wire::{Priority, ProducerId, Tier};
 
 /// Bytes of the header at the start of each slot.
 pub const EVENT_HEADER_BYTES: usize = 64;
@@ -77,32 +77,6 @@ impl EventKey {
     }
 }
 
-/// Who sends in a session, across connections and restarts of either side: 16 bytes of its own choice, not all zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct ProducerId(EventKey);
-
-impl ProducerId {
-    /// The id of its bytes; `None` for sixteen zeros.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Option<ProducerId> {
-        match EventKey::new(u128::from_be_bytes(bytes)) {
-            Some(key) => Some(ProducerId(key)),
-            None => None,
-        }
-    }
-
-    /// Its bytes, as on the wire and in the log.
-    pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.get().to_be_bytes()
-    }
-}
-
-impl std::fmt::Display for ProducerId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0.get())
-    }
-}
-
 /// Names an event of a session: no two events of one producer have the same sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProducerStamp {
@@ -162,7 +136,8 @@ pub struct EventHeader {
     pub attempts: u8,
     /// What the engine marks it with.
     pub flags: EventFlags,
-    /// Zero. Keeps the header free of padding, so that a whole slot can be written or hashed.
+    /// Zero while the event lives: no padding, so that a whole slot can be written or hashed. With [`EventFlags::SESSION`] what became of it,
+    /// on its way home.
     pub reserved: u8,
     /// Its number among its producer's events, with [`EventFlags::SESSION`]; 0 otherwise.
     pub producer_sequence: u64,
@@ -190,16 +165,22 @@ impl EventHeader {
     pub const fn producer(&self) -> Option<ProducerStamp> {
         match self.key {
             Some(id) if self.flags.has(EventFlags::SESSION) => {
-                Some(ProducerStamp { producer: ProducerId(id), sequence: self.producer_sequence })
+                Some(ProducerStamp { producer: ProducerId::new(id.0), sequence: self.producer_sequence })
             }
             _ => None,
         }
     }
 
+    /// What tells this event from others by its producer's word, outside of sessions: those have sequences for that.
+    #[inline]
+    pub(crate) fn idempotency_key(&self) -> Option<EventKey> {
+        self.key.filter(|_| !self.flags.has(EventFlags::SESSION))
+    }
+
     /// The header of an event of a session.
     pub const fn of_producer(mut self, stamp: ProducerStamp) -> Self {
         self.flags = self.flags.with(EventFlags::SESSION);
-        self.key = Some(stamp.producer.0);
+        self.key = Some(EventKey(stamp.producer.get()));
         self.producer_sequence = stamp.sequence;
         self
     }

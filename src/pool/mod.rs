@@ -32,6 +32,7 @@ mod counters;
 mod event;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod outcome;
 mod owner;
 mod plan;
 mod release;
@@ -39,13 +40,16 @@ mod shared;
 
 pub use budget::{Budget, BudgetLine, BudgetRefusal};
 pub use counters::{PoolCounters, PoolMetrics};
-pub use event::{EVENT_HEADER_BYTES, EventFlags, EventHeader, EventKey, EventView, ProducerId, ProducerStamp, Source};
+pub use event::{EVENT_HEADER_BYTES, EventFlags, EventHeader, EventKey, EventView, ProducerStamp, Source};
+pub use outcome::{Ended, Outcome, Returns};
 pub use owner::{OwnerGauges, PoolOwner};
 pub use plan::{
     CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, MAX_FRAME_BYTES_MAX, MAX_FRAME_BYTES_MIN, OWNERS_MAX, PoolPlan, PoolSizes,
     PoolSizesRefusal, RING_BUFFERS_MAX, UDP_GRO_CHUNKS, UDP_GRO_DATAGRAM_BYTES_MAX, default_pool_bytes_max,
 };
 pub use shared::{Releaser, SharedPool};
+
+pub use crate::wire::ProducerId;
 
 use crate::sys::io::GroupId;
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    BufferId, EVENT_HEADER_BYTES, Event, EventHeader, LentBuffer, OwnerLayout, PoolCounters, SharedPool, Slot, SlotClass,
-    SlotUse, Ticket,
+    BufferId, EVENT_HEADER_BYTES, Ended, Event, EventFlags, EventHeader, LentBuffer, OwnerLayout, PoolCounters, SharedPool, Slot,
+    SlotClass, SlotUse, Ticket,
 };
 use crate::sys::io::GroupId;
 use crate::wire::Tier;
@@ -35,13 +35,19 @@ struct Share {
     reserve: u32,
 }
 
-/// What a slot is: its class, which never changes, and its use, in one byte, so that a slot that comes home needs one look.
+/// What a slot is: its class, which never changes, its use, and whether a session waits to hear of it, in one byte, so that a slot that comes
+/// home needs one look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mark(u8);
 
 impl Mark {
     const USE_BITS: u32 = 3;
     const FREE: u8 = (1 << Self::USE_BITS) - 1;
+    const CLASS: u8 = 0b111 << Self::USE_BITS;
+    /// An event of a session is in it (O2).
+    const SESSION: u8 = 1 << 6;
+    /// That event has come home, and its outcome was not taken yet (O3).
+    const ENDED: u8 = 1 << 7;
 
     fn free(class: usize) -> Self {
         Self((class as u8) << Self::USE_BITS | Self::FREE)
@@ -50,7 +56,7 @@ impl Mark {
         Self((class as u8) << Self::USE_BITS | used_for as u8)
     }
     fn class(self) -> usize {
-        (self.0 >> Self::USE_BITS) as usize
+        ((self.0 & Self::CLASS) >> Self::USE_BITS) as usize
     }
     /// The use by index; [`Mark::FREE`] if it has none.
     fn used_for(self) -> usize {
@@ -62,7 +68,7 @@ impl Mark {
 }
 
 const _: () = assert!(SlotUse::COUNT <= Mark::FREE as usize);
-const _: () = assert!(SlotClass::COUNT <= 1 << (u8::BITS - Mark::USE_BITS));
+const _: () = assert!(SlotClass::COUNT <= 1 << (Mark::CLASS.count_ones()));
 
 /// The free lists and who has what. Apart from the owner, so that slots can come home while the pool is borrowed.
 #[derive(Debug)]
@@ -75,6 +81,8 @@ struct Shelf {
     marks: Box<[Mark]>,
     /// By class and use.
     shares: [[Share; SlotUse::COUNT]; SlotClass::COUNT],
+    /// Slots of sessions' events that have come home, their outcomes not taken yet.
+    ended: Vec<u32>,
 }
 
 impl Shelf {
@@ -94,7 +102,9 @@ impl Shelf {
             reserve: layout.reserve[used_for][class],
         };
         let shares = std::array::from_fn(|class| std::array::from_fn(|used_for| share(class, used_for)));
-        Self { first, free, marks: marks.into(), shares }
+        let events = SlotClass::ALL.into_iter().filter(|class| class.holds_events());
+        let ended = Vec::with_capacity(events.map(|class| layout.slots[class.index()] as usize).sum());
+        Self { first, free, marks: marks.into(), shares, ended }
     }
 
     /// Where the slot's mark is.
@@ -120,12 +130,22 @@ impl Shelf {
         Some(slot)
     }
 
-    /// Puts a slot back.
+    /// Puts a slot that has come home where it belongs: with the free ones, or with those of which a session is to hear.
     #[inline]
     fn put(&mut self, slot: u32) {
         let place = self.place(slot);
         let mark = self.marks[place];
-        assert!(!mark.is_free(), "P1: slot {slot} came home twice");
+        assert!(!mark.is_free() && mark.0 & Mark::ENDED == 0, "P1: slot {slot} came home twice");
+        if mark.0 & Mark::SESSION != 0 {
+            self.marks[place] = Mark(mark.0 | Mark::ENDED);
+            return self.ended.push(slot); // Never grows: each event slot has one place in it (P1).
+        }
+        self.free(place, slot);
+    }
+
+    #[inline]
+    fn free(&mut self, place: usize, slot: u32) {
+        let mark = self.marks[place];
         self.marks[place] = Mark::free(mark.class());
         self.shares[mark.class()][mark.used_for()].in_use -= 1;
         self.free[mark.class()].push(slot); // Never grows: each slot has one place in it (P1).
@@ -299,6 +319,10 @@ impl PoolOwner {
         let ticket = slot.into_ticket();
         let (start, stride) = self.shared.locate(ticket);
         assert!(EVENT_HEADER_BYTES + header.topic_len as usize + header.body_len as usize <= stride, "event beyond its slot");
+        if header.flags.has(EventFlags::SESSION) {
+            let place = self.shelf.place(ticket.slot());
+            self.shelf.marks[place].0 |= Mark::SESSION;
+        }
         // SAFETY: P1, we held the only ticket; the slot is at least a header long and 64-byte aligned.
         unsafe { start.cast::<EventHeader>().write(header) };
         Event(ticket)
@@ -381,11 +405,34 @@ impl PoolOwner {
         }
     }
 
-    /// Slots that are not in the free lists after a look at what came home.
+    /// The outcome of an event of a session that has come home; [`PoolOwner::free_ended`] is then due. Outcomes come in no order, those of
+    /// different events in any. Slots without one are freed on the way.
+    pub fn ended(&mut self) -> Option<Ended> {
+        while let Some(&slot) = self.shelf.ended.last() {
+            let class = SlotClass::ALL[self.shelf.marks[self.shelf.place(slot)].class()];
+            let header = self.shared.header_at_home(Ticket::new(slot, class, self.id, self.shared.stamp()));
+            if let Some(ended) = header.left_outcome() {
+                return Some(ended);
+            }
+            self.free_ended();
+        }
+        None
+    }
+
+    /// The outcome that [`PoolOwner::ended`] told has been taken: its slot is free (O3).
+    pub fn free_ended(&mut self) {
+        if let Some(slot) = self.shelf.ended.pop() {
+            let place = self.shelf.place(slot);
+            self.shelf.free(place, slot);
+        }
+    }
+
+    /// Slots that have not come home, after a look.
     pub fn missing(&mut self) -> u64 {
         self.collect();
         let gauges = self.gauges();
-        gauges.total.iter().zip(&gauges.free).map(|(total, free)| u64::from(total - free)).sum()
+        let out: u64 = gauges.total.iter().zip(&gauges.free).map(|(total, free)| u64::from(total - free)).sum();
+        out - self.shelf.ended.len() as u64
     }
 
     /// Where every slot is.

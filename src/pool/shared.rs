@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_utils::CachePadded;
 
 use super::release::{Chain, Links, ReleaseStack};
-use super::{ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, EventView, OwnerLayout, PoolOwner, SlotClass, Ticket};
+use super::{
+    ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, EventView, Outcome, OwnerLayout, PoolOwner, SlotClass, Ticket,
+};
 use crate::planted::{Bug, is_planted};
 use crate::sync::{AtomicBool, Ordering, fence};
 use crate::sys::memory::Arena;
@@ -143,6 +145,19 @@ impl SharedPool {
         let (start, _) = self.locate(event.0);
         // SAFETY: as in `header`; the exclusive borrow of the only ticket makes the access exclusive (P1).
         unsafe { &mut *start.cast::<EventHeader>() }
+    }
+
+    /// Notes what became of an event that is about to be given up, for its owner to find (O1 in `outcome`). Nothing for events of no session.
+    #[inline]
+    pub fn end(&self, event: &mut Event, outcome: Outcome) {
+        self.header_mut(event).leave_outcome(outcome);
+    }
+
+    /// The header in a slot that has come home to its owner.
+    pub(super) fn header_at_home(&self, ticket: Ticket) -> EventHeader {
+        let (start, _) = self.locate(ticket);
+        // SAFETY: O2, the slot is off the release stack and not yet free: nobody else has it (P1). It was sealed, as its mark says.
+        unsafe { start.cast::<EventHeader>().read() }
     }
 
     /// Topic and body, as they follow each other in the slot.

@@ -14,6 +14,7 @@
 //! - **DU1** A key leaves *pending* exactly when its event leaves the processor: handed over with its push index, or forgotten.
 //! - **DU2** After `screen` there is one entry in `keys` for each event of the batch, in its order.
 //! - **DU3** Where only keyed events are looked for, an event without a key costs one predictable branch.
+//! - **DU4** An event of a session is compared with nothing: its producer's sequences were looked at when it came in.
 
 #![forbid(unsafe_code)]
 
@@ -79,8 +80,10 @@ impl Duplicates {
     #[inline]
     fn identify(&self, pool: &SharedPool, event: &Event) -> (Option<DedupKey>, bool) {
         let header = pool.header(event);
-        match (header.key, &self.by_body) {
+        match (header.idempotency_key(), &self.by_body) {
             (Some(key), _) => (Some(self.identity.of_key(key)), false),
+            // DU4
+            _ if header.producer().is_some() => (None, false),
             (None, Some(_)) => {
                 let (key, fell_back) = self.identity.of_payload(pool.payload(event), header.topic_len);
                 (Some(key), fell_back)
@@ -104,14 +107,14 @@ impl Duplicates {
         counters: &TierDedupCounters,
     ) {
         debug_assert!(keys.is_empty(), "the keys of the batch before are used up");
-        if self.by_body.is_none() && batch.iter().all(|event| pool.header(event).key.is_none()) {
+        if self.by_body.is_none() && batch.iter().all(|event| pool.header(event).idempotency_key().is_none()) {
             return keys.resize(batch.len(), None); // DU3
         }
         self.identify_all(pool, batch, keys, counters);
         let kept = self.admit_all(pool, batch, keys, outlet.progress());
         keys.truncate(kept);
         for event in batch.drain(kept..) {
-            counters.of(pool.header(&event).key.is_some()).hits.add(1);
+            counters.of(pool.header(&event).idempotency_key().is_some()).hits.add(1);
             outlet.duplicate(event);
         }
         tell(&self.keyed, &counters.keyed);
@@ -123,22 +126,23 @@ impl Duplicates {
     /// Keys first, then all prefetches in a row: a prefetch waits for its page walk, and walks overlap only where nothing much is between them
     /// (between the hashes they cost 40 ns an event).
     fn identify_all(&mut self, pool: &SharedPool, batch: &[Event], keys: &mut Keys, counters: &TierDedupCounters) {
-        let (mut keyed, mut fell_back) = (0, 0);
+        let (mut keyed, mut by_body, mut fell_back) = (0, 0, 0);
         for event in batch {
-            let is_keyed = pool.header(event).key.is_some();
+            let is_keyed = pool.header(event).idempotency_key().is_some();
             let (key, lacked) = self.identify(pool, event);
             keyed += u64::from(is_keyed);
+            by_body += u64::from(key.is_some() && !is_keyed);
             fell_back += u64::from(lacked);
             keys.push(key);
         }
         for (event, key) in batch.iter().zip(keys.iter()) {
             if let Some(key) = key {
-                self.table(pool.header(event).key.is_some()).prefetch(*key);
+                self.table(pool.header(event).idempotency_key().is_some()).prefetch(*key);
             }
         }
         counters.keyed.lookups.add(keyed);
         if self.by_body.is_some() {
-            counters.by_body.lookups.add(batch.len() as u64 - keyed);
+            counters.by_body.lookups.add(by_body);
             counters.by_body.fallbacks.add(fell_back);
         }
     }
@@ -147,7 +151,7 @@ impl Duplicates {
     fn admit_all(&mut self, pool: &SharedPool, batch: &mut [Event], keys: &mut [Option<DedupKey>], progress: Progress) -> usize {
         let mut kept = 0;
         for place in 0..batch.len() {
-            let is_keyed = pool.header(&batch[place]).key.is_some();
+            let is_keyed = pool.header(&batch[place]).idempotency_key().is_some();
             let is_new = keys[place].is_none_or(|key| self.table(is_keyed).admit(key, progress) == Seen::New);
             if is_new {
                 if kept != place {
@@ -163,7 +167,7 @@ impl Duplicates {
     /// The event is handled: it goes on, and is a known one from now on.
     #[inline]
     pub(crate) fn deliver(&mut self, pool: &SharedPool, event: Event, key: Option<DedupKey>, outlet: &mut Outlet) {
-        let is_keyed = pool.header(&event).key.is_some();
+        let is_keyed = pool.header(&event).idempotency_key().is_some();
         let push_index = outlet.deliver(event);
         if let Some(key) = key {
             self.table(is_keyed).hand_over(key, push_index);
@@ -173,7 +177,7 @@ impl Duplicates {
     /// The event is lost for a reason.
     pub(crate) fn lose(&mut self, pool: &SharedPool, event: Event, reason: DropReason, note: Note, outlet: &mut Outlet) {
         if let Some(key) = self.key(pool, &event) {
-            self.table(pool.header(&event).key.is_some()).forget(key);
+            self.table(pool.header(&event).idempotency_key().is_some()).forget(key);
         }
         outlet.dead_letter(event, reason, note);
     }

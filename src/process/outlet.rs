@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - **E1** Every event that a processor takes leaves through exactly one of the three, which counts its outcome (L2; *stored* is the
-//!   appender's to count).
+//!   appender's to count), and leaves it in the slot (O1 in [`crate::pool`]'s `outcome`).
 //! - **E2** Events reach the inlet in the order of `deliver`; the number that `deliver` returns is the event's push index in the inlet.
 //! - **E3** `held.len() <= hold_events_max` as long as callers deliver only into `Outlet::room`. No allocation: held is made at start.
 
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::bus::ClassCounters;
 use crate::bus::lane::{Full, LaneProducer};
 use crate::metrics::ledger::{DropReason, LedgerCell, LedgerCells};
-use crate::pool::{Event, Releaser, SharedPool};
+use crate::pool::{Event, Outcome, Releaser, SharedPool};
 use crate::process::dedup::Progress;
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::storage::status::InletProgress;
@@ -81,12 +81,13 @@ impl Outlet {
 
     /// The event is handled; it goes to the log, or ends here with storage off. Returns its push index.
     #[inline]
-    pub(crate) fn deliver(&mut self, event: Event) -> u64 {
+    pub(crate) fn deliver(&mut self, mut event: Event) -> u64 {
         let index = self.delivered;
         self.delivered += 1;
         self.cell(&event).processed.add(1);
         let Some(inlet) = &mut self.inlet else {
             self.cell(&event).handled.add(1);
+            self.pool.end(&mut event, Outcome::Handled);
             self.releaser.release(event);
             return index;
         };
@@ -107,12 +108,13 @@ impl Outlet {
     }
 
     /// The event is lost for a reason.
-    pub(crate) fn dead_letter(&mut self, event: Event, reason: DropReason, note: Note) {
+    pub(crate) fn dead_letter(&mut self, mut event: Event, reason: DropReason, note: Note) {
         self.cell(&event).lost[reason as usize].add(1);
+        self.pool.end(&mut event, Outcome::Lost(reason));
         self.dead_letters.send(event, reason, note);
     }
 
-    /// The event was copied; its slot goes home, its outcome is still open.
+    /// The event was copied; its slot goes home, its outcome is still open, and the copy's.
     pub(crate) fn release_copied(&mut self, event: Event) {
         self.releaser.release(event);
     }

@@ -14,7 +14,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::pool::{Event, EventHeader, PoolOwner, Releaser, SharedPool};
+use crate::pool::{Event, EventHeader, PoolOwner, Releaser, Returns, SharedPool};
 use crate::process::topic_order::{Lines, TopicHash, TopicHasher};
 use crate::sys::clock::Nanos;
 
@@ -96,6 +96,7 @@ impl Ord for Due {
 pub(crate) struct RetryQueue {
     policy: RetryPolicy,
     memory: PoolOwner,
+    returns: Returns,
     heap: BinaryHeap<Reverse<Due>>,
     /// `None`: no order.
     lines: Option<Lines>,
@@ -112,12 +113,18 @@ impl RetryQueue {
         Self {
             policy,
             memory,
+            returns: Returns::new(1),
             heap: BinaryHeap::with_capacity(slots),
             lines,
             hasher,
             next_sequence: 0,
             random: options.jitter_seed,
         }
+    }
+
+    /// Where outcomes of sessions' copies go; at start.
+    pub(crate) fn return_outcomes_to(&mut self, returns: Returns) {
+        self.returns = returns;
     }
 
     pub(crate) fn max_retries(&self) -> u8 {
@@ -218,9 +225,10 @@ impl RetryQueue {
         self.heap.peek().map(|Reverse(due)| due.at)
     }
 
-    /// Takes home what was released of the partition. Once per poll.
+    /// Takes home what was released of the partition, and sends the outcomes of sessions' events on. Once per poll.
     pub(crate) fn collect(&mut self) {
         self.memory.collect();
+        self.returns.send_from(&mut self.memory);
     }
 
     /// Q3.

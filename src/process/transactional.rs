@@ -30,7 +30,7 @@ use crate::control::NodeGate;
 use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::DropReason;
-use crate::pool::{Event, EventView, PoolOwner, SharedPool};
+use crate::pool::{Event, EventView, PoolOwner, Returns, SharedPool};
 use crate::process::crew::Crew;
 use crate::process::dedup::{DedupKey, DedupOptions};
 use crate::process::duplicates::{Duplicates, Keys};
@@ -199,6 +199,11 @@ impl Transactional {
         self.health.push(guard.health());
         crew.add_spare(offload("transactional-spare", guard, None, &self.options, &self.pool, self.runner.clone())?);
         Ok(())
+    }
+
+    /// Where the outcomes of sessions' events go whose copies were tried again; before it is used.
+    pub fn return_outcomes_to(&mut self, returns: Returns) {
+        self.retries.return_outcomes_to(returns);
     }
 
     /// Latency from receive to handled, `latency_ns_trans`.

@@ -23,6 +23,10 @@ pub struct Faults {
     pub cq_entries: usize,
     /// Bytes that a connection takes before its sender has to wait.
     pub receive_window_bytes: usize,
+    /// Bytes that a connection's peer may leave unread before sends wait.
+    pub send_window_bytes: usize,
+    /// A send completes short.
+    pub short_send: u32,
     /// Datagrams that a socket holds before it drops.
     pub datagrams_max: usize,
     /// A truncated datagram tells its real length (as with MSG_TRUNC asked for) instead of what was copied.
@@ -60,6 +64,8 @@ impl Faults {
             descriptors_max: usize::MAX,
             cq_entries: usize::MAX,
             receive_window_bytes: 64 * 1024,
+            send_window_bytes: 64 * 1024,
+            short_send: 0,
             datagrams_max: 1024,
             truncated_tells_length: false,
             short_write: 0,

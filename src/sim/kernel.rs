@@ -36,6 +36,7 @@ pub(super) enum Kind {
     Accept { listener: Fd },
     Recv { socket: Fd, group: GroupId, cap_left: Option<u32> },
     RecvMsg { socket: Fd, group: GroupId, control_bytes: u32 },
+    Send { socket: Fd, buffer: StagingBuffer, bytes: Range<usize> },
     Cancel { target: Token },
     Write { file: SimFile, buffer: StagingBuffer, bytes: Range<usize>, offset: u64, sync: WriteSync },
     Sync { file: SimFile },
@@ -47,7 +48,7 @@ impl Kind {
     fn descriptor(&self) -> Option<Fd> {
         match self {
             Kind::Accept { listener } => Some(*listener),
-            Kind::Recv { socket, .. } | Kind::RecvMsg { socket, .. } => Some(*socket),
+            Kind::Recv { socket, .. } | Kind::RecvMsg { socket, .. } | Kind::Send { socket, .. } => Some(*socket),
             Kind::Write { file, .. } | Kind::Sync { file } | Kind::Allocate { file, .. } => Some(file.fd()),
             Kind::Close { fd } => Some(*fd),
             Kind::Cancel { .. } => None,
@@ -105,7 +106,7 @@ pub(super) struct Kernel {
     groups: [VecDeque<LentBuffer>; GroupId::COUNT],
     /// Posted and not yet taken.
     queued: usize,
-    /// Staging buffers of writes whose end the agent knows (R3).
+    /// Staging buffers of writes and sends whose end the agent knows (R3).
     reclaimable: BTreeMap<u64, StagingBuffer>,
 }
 
@@ -135,6 +136,7 @@ impl Kernel {
         // A close that is done, though not told yet, has given its number back: another connection may have it already.
         let is_past = |other: &Op| other.ended && matches!(other.kind, Kind::Close { .. });
         let same = |other: &&Op| other.kind.descriptor() == kind.descriptor() && !is_past(other);
+        let is_send = |kind: &Kind| matches!(kind, Kind::Send { .. });
         match kind {
             Kind::Close { fd } => {
                 let busy = self.ops.values().find(same);
@@ -142,7 +144,12 @@ impl Kernel {
             }
             Kind::Recv { socket, .. } | Kind::RecvMsg { socket, .. } => {
                 assert!(self.net.is_open(*socket), "a receive on {socket:?}, which is not open");
-                assert!(!self.ops.values().any(|o| same(&o)), "a second operation on {socket:?}: its order is anyone's guess");
+                let busy = self.ops.values().filter(same).any(|o| !is_send(&o.kind));
+                assert!(!busy, "a second operation on {socket:?}: its order is anyone's guess");
+            }
+            Kind::Send { socket, .. } => {
+                assert!(self.net.is_open(*socket), "a send on {socket:?}, which is not open");
+                assert!(!self.ops.values().filter(same).any(|o| is_send(&o.kind)), "a second send in flight on {socket:?}");
             }
             Kind::Write { file, buffer, bytes, offset, .. } => {
                 assert!(!bytes.is_empty() && bytes.end <= buffer.len(), "a write of {bytes:?} of a staging buffer");
@@ -210,6 +217,7 @@ impl Kernel {
             Kind::Accept { listener } => self.accept(*listener, op.cancelled),
             Kind::Recv { socket, group, cap_left } => self.receive(*socket, *group, cap_left, op.cancelled),
             Kind::RecvMsg { socket, group, control_bytes } => self.receive_message(*socket, *group, *control_bytes, op.cancelled),
+            Kind::Send { socket, buffer, bytes } => self.send(*socket, &buffer[bytes.clone()], op.cancelled),
             Kind::Cancel { target } => Some(self.cancel(*target)),
             Kind::Write { file, buffer, bytes, offset, sync } => Some(self.write(file, &buffer[bytes.clone()], *offset, *sync)),
             Kind::Sync { file } => Some(self.sync(file)),
@@ -310,7 +318,7 @@ impl Kernel {
         if !posted.more {
             let op = self.ops.remove(&token).expect("found above");
             assert!(op.posted.is_empty(), "R1: nothing comes after the final completion");
-            if let Kind::Write { buffer, .. } = op.kind {
+            if let Kind::Write { buffer, .. } | Kind::Send { buffer, .. } = op.kind {
                 self.reclaimable.insert(token, buffer);
             }
         }
@@ -331,7 +339,7 @@ impl Kernel {
     }
 
     pub fn reclaim(&mut self, token: Token) -> StagingBuffer {
-        self.reclaimable.remove(&token.0).unwrap_or_else(|| panic!("R3: no write of {token:?} has ended and is not reclaimed"))
+        self.reclaimable.remove(&token.0).unwrap_or_else(|| panic!("R3: nothing of {token:?} has ended and is not reclaimed"))
     }
 
     /// When the next file operation ends that only waits for its time.

@@ -38,4 +38,5 @@ pub mod ring;
 pub mod rng;
 pub mod scenario;
 pub mod scheduler;
+mod sending;
 pub mod world;

@@ -25,6 +25,10 @@ pub(super) struct Stream {
     pub fin: bool,
     /// The client has sent a RST.
     pub reset: bool,
+    /// Sent by the engine, not yet read by the client.
+    pub outbound: VecDeque<u8>,
+    /// The engine has sent its FIN.
+    pub sent_end: bool,
     /// The engine has shut it down.
     pub shut: bool,
     /// The engine has closed its descriptor, or never accepted it.
@@ -164,6 +168,11 @@ impl Net {
         let stream = self.stream(conn);
         stream.shut = true;
         stream.delivered_before_shutdown.get_or_insert(stream.delivered.len());
+    }
+
+    pub fn end_sending(&mut self, fd: Fd) {
+        let conn = self.conn(fd);
+        self.stream(conn).sent_end = true;
     }
 
     pub fn close(&mut self, fd: Fd) {

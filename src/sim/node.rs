@@ -12,11 +12,14 @@ use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario, UdpManner};
 use super::scheduler::{Scheduler, SharedAgent};
 use crate::bus::{self, Dispatch, TierGauge, TierOptions, TierReceiver, TierSender};
 use crate::control::{Control, ControlStatus, ControlWiring, NodeGate, ShedByClass};
-use crate::ingest::{IngestCounters, Producer, ProducerWiring, Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
+use crate::ingest::{
+    IngestCounters, Producer, ProducerWiring, Reactor, ReactorOptions, ReactorWiring, SessionCounters, SessionOptions,
+    SessionWiring, Sessions, UdpSocketWiring,
+};
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::{Counter, Ledger, LedgerCells};
 use crate::metrics::{Measured, Sample};
-use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, SharedPool};
+use crate::pool::{ClassStrides, EventView, OwnerLayout, PoolOwner, Returns, SharedPool};
 use crate::process::{
     Batch, BatchOptions, ClosedWindow, DedupBy, DedupOptions, GroupBy, HandlerError, HandlerMode, Inlet, PollBudget,
     ProcessCounters, ProcessorWiring, Realtime, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, Transactional,
@@ -29,6 +32,7 @@ use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue}
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
+use crate::wire::session::AckLevel;
 use crate::wire::{FrameLimits, Tier};
 
 /// Small: a hundred runs in a test make a hundred tables.
@@ -131,6 +135,8 @@ struct Builder<'a> {
     inlets: [Vec<appender::Inlet>; Tier::COUNT],
     appended: Arc<AppenderCounters>,
     windowed: Arc<Counter>,
+    sessions: Arc<SessionCounters>,
+    returns: Returns,
 }
 
 /// Builds the node of a scenario over its open log, and seats its agents.
@@ -151,6 +157,8 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler, log
         inlets: Default::default(),
         appended: Arc::default(),
         windowed: Arc::default(),
+        sessions: Arc::default(),
+        returns: Returns::new(1),
     };
     let (mut senders, receivers, gauges) = tiers(scenario);
     let (listener, udp, reactor) = builder.reactor(reactor_pool, senders.remove(0), log.as_ref());
@@ -172,8 +180,9 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler, log
     }
     let producers = publisher_pools.into_iter().zip(senders).enumerate();
     let producers = producers.map(|(number, (pool, tiers))| builder.producer(number, pool, tiers, log.as_ref())).collect();
-    let Builder { letters, process, ingest, shed, ledgers, appended, windowed, .. } = builder;
-    let mut measured: Vec<Arc<dyn Measured>> = vec![process, ingest, shed, appended, letters.counters().clone(), control.clone()];
+    let Builder { letters, process, ingest, shed, ledgers, appended, windowed, sessions, .. } = builder;
+    let mut measured: Vec<Arc<dyn Measured>> =
+        vec![process, ingest, sessions, shed, appended, letters.counters().clone(), control.clone()];
     measured.extend(log.as_ref().map(|log| log.keeper_counters().clone() as Arc<dyn Measured>));
     SimNode {
         listener,
@@ -271,8 +280,22 @@ impl Builder<'_> {
             counters: self.ingest.clone(),
             shed: self.shed.clone(),
             id_base: id_base(log, 0),
+            sessions: self.sessions(log),
         };
         (listener, udp, Rc::new(RefCell::new(Reactor::new(options, wiring))))
+    }
+
+    /// The sessions of the one reactor. What outcomes take the way over the retry memory is the same queue at both ends.
+    fn sessions(&mut self, log: Option<&OpenLog<SimDisk>>) -> Sessions {
+        let wiring = SessionWiring {
+            returns: self.returns.clone(),
+            store: log.map(|log| log.status().clone()),
+            counters: self.sessions.clone(),
+            ..SessionWiring::alone()
+        };
+        let level_max = if log.is_some() { AckLevel::Durable } else { AckLevel::Accepted };
+        let options = SessionOptions { seats: 8, window: 256, level_max, ..SessionOptions::default() };
+        Sessions::new(options, wiring).expect("a few small mappings")
     }
 
     fn producer(
@@ -340,7 +363,9 @@ impl Builder<'_> {
             ..TransactionalOptions::default()
         };
         let wiring = self.wiring(Tier::Transactional, receiver);
-        Rc::new(RefCell::new(Transactional::new(options, handler, retry_pool, wiring).expect("no thread is started")))
+        let mut agent = Transactional::new(options, handler, retry_pool, wiring).expect("no thread is started");
+        agent.return_outcomes_to(self.returns.clone());
+        Rc::new(RefCell::new(agent))
     }
 
     fn batch(&mut self, receiver: TierReceiver) -> (SharedAgent, WindowWriter) {

@@ -95,6 +95,10 @@ impl SimRing {
         kernel.net.send(conn, bytes, window_bytes)
     }
 
+    pub(super) fn with_stream<T>(&self, conn: ConnId, look: impl FnOnce(&mut super::net::Stream) -> T) -> T {
+        look(self.kernel.borrow_mut().net.stream(conn))
+    }
+
     /// A client ends its stream in order.
     pub fn finish(&self, conn: ConnId) {
         self.kernel.borrow_mut().net.stream(conn).fin = true;
@@ -237,6 +241,10 @@ impl Ring for SimRing {
         kernel.submit(token, Kind::Write { file, buffer, bytes, offset, sync });
     }
 
+    fn send(&mut self, token: Token, socket: Fd, buffer: StagingBuffer, bytes: Range<usize>) {
+        self.kernel.borrow_mut().submit_send(token, socket, buffer, bytes);
+    }
+
     fn reclaim(&mut self, token: Token) -> StagingBuffer {
         self.kernel.borrow_mut().reclaim(token)
     }
@@ -255,6 +263,10 @@ impl Ring for SimRing {
 
     fn shutdown(&mut self, socket: Fd) {
         self.kernel.borrow_mut().net.shutdown(socket);
+    }
+
+    fn end_sending(&mut self, socket: Fd) {
+        self.kernel.borrow_mut().net.end_sending(socket);
     }
 
     fn close(&mut self, token: Token, fd: Fd) {

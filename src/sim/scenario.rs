@@ -210,6 +210,8 @@ fn faults(rng: &mut Rng) -> Faults {
         descriptors_max: *rng.pick(&[2, 64]),
         cq_entries: *rng.pick(&[2, 8, 1024]),
         receive_window_bytes: *rng.pick(&[200, 2000, 64 << 10]),
+        send_window_bytes: 64 * 1024,
+        short_send: 0,
         datagrams_max: *rng.pick(&[4, 1024]),
         truncated_tells_length: rng.chance(500),
         short_write: *rng.pick(&[0, 300]),

@@ -62,7 +62,7 @@ fn copy_once(from: &impl LogFolder, to: &impl LogFolder, node: u32) -> Result<bo
             continue; // Between two names.
         };
         let mut walk = Walk::open(&file)?.map_err(ReadError::NotALog)?;
-        while let Step::Batch(..) = walk.step(None)? {}
+        while let Step::Batch(..) = walk.step()? {}
         if !behind(from, node, copied)?.is_empty() {
             continue; // It, or one more, was sealed in between.
         }

@@ -31,6 +31,7 @@ use super::cursor::lowest_cursor;
 use super::format::{BLOCK_BYTES, Footer, SegmentHeader};
 use super::log_file::{LogFile, LogFolder};
 use super::names::SegmentName;
+use super::producers::PRODUCERS_DEFAULT;
 use super::recovery::write_footer;
 use super::segments::SealedSegment;
 use super::status::StoreOperation;
@@ -58,6 +59,8 @@ pub struct SegmentOptions {
     pub min_free_bytes: u64,
     /// Whether what a named cursor has not passed is kept.
     pub keep_for_cursors: bool,
+    /// Producers whose sequences the log remembers; the one that stored least recently gives way.
+    pub producers_max: u32,
 }
 
 impl Default for SegmentOptions {
@@ -69,6 +72,7 @@ impl Default for SegmentOptions {
             retention_age_s: 0,
             min_free_bytes: 0,
             keep_for_cursors: false,
+            producers_max: PRODUCERS_DEFAULT,
         }
     }
 }

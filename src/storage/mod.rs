@@ -11,10 +11,12 @@
 //!   over the row of them.
 //! - `log_file` is the seam to the disk outside of the ring; the ring itself is [`crate::sys::io::Ring`].
 //! - `rotating_file` is a bounded file of lines, for everything that helper threads write.
+//! - `producers` tells which sequences of which producer are stored.
+//! - `sync_method` measures how a write is best made durable.
 //! - `status` is what everybody else may know: watermarks, state, progress per inlet.
 //!
 //! Named invariants: F (`format`), K (`walk`), S (`segments`), V (`recovery`), B (`open`), G (`staging`), A (`appender`), H (`keeper`),
-//! N (`node_reader`), X (`repair`), D (`dead_letter`), R (`rotating_file`).
+//! N (`node_reader`), X (`repair`), P (`producers`), D (`dead_letter`), R (`rotating_file`).
 //!
 //! What it does not do: replicate, compact.
 #![forbid(unsafe_code)]
@@ -30,6 +32,7 @@ pub mod log_file;
 pub mod names;
 pub mod node_reader;
 pub mod open;
+pub mod producers;
 pub mod reader;
 pub mod recovery;
 pub mod repair;
@@ -38,6 +41,7 @@ pub mod rotating_file;
 pub mod segments;
 mod staging;
 pub mod status;
+pub mod sync_method;
 pub mod walk;
 
 pub use appender::{Appender, AppenderCounters, AppenderLatencies, AppenderOptions, AppenderParts, Durability, Inlet};
@@ -47,6 +51,7 @@ pub use log_file::{DiskFile, DiskFolder, LogFile, LogFolder};
 pub use open::{LogIdentity, LogPosition, OpenLog};
 pub use recovery::RecoveryReport;
 pub use status::{InletProgress, StoreOperation, StoreState, StoreStatus};
+pub use sync_method::{SyncChoice, SyncMethod, SyncProbe};
 
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing;

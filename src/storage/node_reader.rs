@@ -8,7 +8,7 @@
 
 use std::io;
 
-use super::format::{BatchHeader, BatchMark, FormatError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::format::{BatchHeader, BatchMark, Contents, FormatError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::reader::{LogReader, OwnedRecord, ReadError, Record};
@@ -164,11 +164,11 @@ impl<D: LogFolder> NodeReader<D> {
         while self.reader.records_left() == 0 {
             match self.next_batch()? {
                 None => return Ok(None),
-                Some(batch) if batch.latest_receipt < self.since => self.reader.skip_batch(),
+                Some(_) if self.reader.contents().latest_receipt < self.since => self.reader.skip_batch(),
                 Some(_) => {}
             }
         }
-        self.reader.next_in_batch().map(Some)
+        Ok(Some(self.reader.next_in_batch()))
     }
 
     /// Goes on behind a damage, if anything can be read there. Returns whether.
@@ -220,14 +220,12 @@ impl<D: LogFolder> NodeReader<D> {
             let candidates = [SegmentName::Sealed(self.node, end), SegmentName::Active(self.node), SegmentName::Next(self.node)];
             for name in candidates {
                 let Some(file) = self.folder.open_if_there(&name.to_string())? else { continue };
-                let Some(header) = read_header(&file)? else {
-                    // A file that is prepared, or whose header is being written; but what bears the active name has its header (V3).
-                    if name == SegmentName::Active(self.node) && has_bytes_in_header(&file)? {
-                        let fault = Fault::SegmentHeader(FormatError::Checksum);
-                        return Err(ReadError::Damaged(Damage { offset: 0, fault, first_lost: end, resume: None }));
-                    }
-                    continue;
-                };
+                let header = read_header(&file)?;
+                if name == SegmentName::Active(self.node) {
+                    self.check_active(&file, header.as_ref())?;
+                }
+                // None: a file that is prepared, or whose header is being written.
+                let Some(header) = header else { continue };
                 let is_other = header.first_sequence >= end && header != *self.reader.segment();
                 if is_other && self.reader.is_followed_by(&header) {
                     self.accepted_losses += header.first_sequence - end;
@@ -258,6 +256,26 @@ impl<D: LogFolder> NodeReader<D> {
                 }))
             }
         }
+    }
+
+    /// What bears the active name has its header (V3), and that is not one of an earlier segment.
+    fn check_active(&self, file: &D::File, header: Option<&SegmentHeader>) -> Result<(), ReadError> {
+        let first_lost = self.end_sequence();
+        let fault = match header {
+            Some(header) if header.first_sequence >= first_lost => return Ok(()),
+            // This is the active segment, or the reader is in the next file while the one before it has not got its sealed name yet.
+            Some(_) if !matches!(self.name, SegmentName::Sealed(..)) => return Ok(()),
+            Some(_) => Fault::Discontinuous,
+            None => {
+                let mut bytes = [0; SEGMENT_HEADER_BYTES];
+                let read = read_full(file, &mut bytes, 0)?;
+                if bytes[..read].iter().all(|byte| *byte == 0) {
+                    return Ok(()); // Torn at birth: recovery begins it anew.
+                }
+                Fault::SegmentHeader(FormatError::Checksum)
+            }
+        };
+        Err(ReadError::Damaged(Damage { offset: 0, fault, first_lost, resume: None }))
     }
 
     /// Without a footer the segment is the active one, being written; or it has got its sealed name meanwhile: then all of it is to come.
@@ -316,13 +334,6 @@ impl<D: LogFolder> NodeReader<D> {
         }
         Err(error)
     }
-}
-
-/// Whether something is there where a segment's header has to be.
-fn has_bytes_in_header(file: &impl LogFile) -> io::Result<bool> {
-    let mut bytes = [0; SEGMENT_HEADER_BYTES];
-    let read = read_full(file, &mut bytes, 0)?;
-    Ok(bytes[..read].iter().any(|byte| *byte != 0))
 }
 
 fn open_segment<D: LogFolder>(folder: &D, name: SegmentName) -> Result<LogReader<D::File>, ReadError> {
@@ -470,13 +481,13 @@ impl VerifyReport {
         self.damage_count == 0
     }
 
-    fn add(&mut self, batch: &BatchHeader) {
+    fn add(&mut self, batch: &BatchHeader, contents: &Contents) {
         self.durable_sequence = batch.durable_sequence;
         self.closed = batch.mark == BatchMark::Closed;
         self.openings += u64::from(batch.mark == BatchMark::Opened);
         if batch.mark == BatchMark::Data {
             self.batches += 1;
-            self.highest_event_id = self.highest_event_id.max(batch.highest_event_id);
+            self.highest_event_id = self.highest_event_id.max(contents.highest_event_id);
             let first = self.sealed_between.map_or(batch.sealed_at, |(first, _)| first);
             self.sealed_between = Some((first, batch.sealed_at));
         }
@@ -486,7 +497,7 @@ impl VerifyReport {
 /// Reads every byte of a node's log and says what it holds and what is lost. Changes nothing.
 ///
 /// # Errors
-/// [`ReadError::Io`], [`ReadError::NotALog`], [`ReadError::Record`].
+/// [`ReadError::Io`], [`ReadError::NotALog`].
 pub fn verify<D: LogFolder>(folder: D, node: u32) -> Result<VerifyReport, ReadError> {
     let mut reader = NodeReader::open(folder, node)?;
     let mut report = VerifyReport {
@@ -511,7 +522,7 @@ pub fn verify<D: LogFolder>(folder: D, node: u32) -> Result<VerifyReport, ReadEr
     };
     loop {
         match reader.next_batch() {
-            Ok(Some(batch)) => report.add(&batch),
+            Ok(Some(batch)) => report.add(&batch, reader.reader.contents()),
             Ok(None) => break,
             // The retention is at work beside: what it took is no damage.
             Err(ReadError::Overrun { .. }) => {}
@@ -527,7 +538,7 @@ pub fn verify<D: LogFolder>(folder: D, node: u32) -> Result<VerifyReport, ReadEr
             Err(error) => return Err(error),
         }
         while reader.reader.records_left() > 0 {
-            let record = reader.reader.next_in_batch()?;
+            let record = reader.reader.next_in_batch();
             report.records += 1;
             report.by_priority[record.priority as usize] += 1;
             report.payload_bytes += (record.topic.len() + record.body.len()) as u64;

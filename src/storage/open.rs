@@ -1,7 +1,7 @@
 //! An open log: recovered, its epoch begun; and, at the end, closed in good order.
 //!
 //! ```text
-//! recovery ─► mark "opened" with the next epoch, synced ─► position ─► batches (the appender's), rolls (the keeper's) ─►
+//! recovery ─► mark "opened" with the next epoch, snapshot, synced ─► position ─► batches (the appender's), rolls (the keeper's) ─►
 //!          ─► rolls completed ─► mark "closed" ─► cut to length, synced
 //! ```
 //!
@@ -13,13 +13,15 @@
 use std::io;
 use std::sync::Arc;
 
-use super::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, Footer, SegmentHeader};
+use super::format::{BLOCK_BYTES, BatchHeader, BatchMark, Contents, Footer, LogKey, SegmentHeader};
 use super::keeper::{Handover, Keeper, KeeperCounters, KeeperSeat, SegmentOptions};
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
+use super::producers::{ProducerTable, SNAPSHOT_PART_BYTES};
 use super::recovery::{Recovered, RecoveryReport, recover_all};
 use super::segments::SegmentFault;
 use super::status::{StoreState, StoreStatus};
+use super::sync_method::SyncMethod;
 use crate::sys::clock::WallNanos;
 use crate::sys::io::Fd;
 
@@ -75,6 +77,8 @@ pub struct LogPosition {
     pub allocated_bytes: u64,
     /// See [`SegmentOptions::segment_bytes`].
     pub segment_bytes: u64,
+    /// What the log knows of producers.
+    pub producers: ProducerTable,
     pub(super) handover: Arc<Handover>,
 }
 
@@ -86,6 +90,7 @@ pub struct OpenLog<D: LogFolder> {
     report: RecoveryReport,
     status: Arc<StoreStatus>,
     counters: Arc<KeeperCounters>,
+    sync_method: SyncMethod,
 }
 
 impl<D: LogFolder> OpenLog<D> {
@@ -94,13 +99,22 @@ impl<D: LogFolder> OpenLog<D> {
     /// # Errors
     /// See [`SegmentFault`].
     pub fn open(folder: D, identity: LogIdentity, options: SegmentOptions) -> Result<Self, SegmentFault> {
-        let Recovered { report, sealed, active, header, mut so_far } = recover_all(&folder, &identity)?;
+        let Recovered { report, sealed, active, header, mut so_far, producers } =
+            recover_all(&folder, &identity, options.producers_max)?;
         let name = SegmentName::Active(identity.node);
         let epoch = so_far.epoch + 1;
         // B2: what recovery found may be in the page cache only.
         active.sync().map_err(SegmentFault::io(name, "sync"))?;
         let valid_bytes = so_far.offset;
-        append_mark(&active, BatchMark::Opened, identity.wall, epoch, &mut so_far).map_err(|error| {
+        let begin = |so_far: &mut Footer| {
+            let mut append = |mark, payload: &[u8]| append(&active, mark, payload, identity.wall, epoch, so_far);
+            append(BatchMark::Opened, &[])?;
+            if !producers.is_complete {
+                append_snapshot(&producers.table, append)?;
+            }
+            active.sync()
+        };
+        begin(&mut so_far).map_err(|error| {
             // A torn mark would be cut at the next opening anyway.
             let _ = active.set_len(valid_bytes);
             SegmentFault::io(name, "begin an epoch in")(error)
@@ -122,10 +136,12 @@ impl<D: LogFolder> OpenLog<D> {
             tail,
             allocated_bytes: keeper.active().len().map_err(&reading)?,
             segment_bytes: options.segment_bytes,
+            producers: producers.table,
             handover: keeper.handover().clone(),
         };
         let counters = keeper.counters().clone();
-        Ok(Self { keeper: KeeperSeat::Here(Box::new(keeper)), position, report, status, counters })
+        let keeper = KeeperSeat::Here(Box::new(keeper));
+        Ok(Self { keeper, position, report, status, counters, sync_method: SyncMethod::Dsync })
     }
 
     /// What recovery found and did, in a line.
@@ -168,6 +184,21 @@ impl<D: LogFolder> OpenLog<D> {
         &self.status
     }
 
+    /// How its file system makes a write durable.
+    pub fn sync_method(&self) -> SyncMethod {
+        self.sync_method
+    }
+
+    /// Sets that, before there is an appender; [`SyncMethod::Dsync`] unless told otherwise.
+    pub fn set_sync_method(&mut self, method: SyncMethod) {
+        self.sync_method = method;
+    }
+
+    /// The sequences of producers that were in the log when it was opened.
+    pub fn producers(&self) -> &ProducerTable {
+        &self.position.producers
+    }
+
     /// Where the appender begins. For one appender, and before it writes anything.
     pub fn position(&self) -> LogPosition {
         self.position.clone()
@@ -189,7 +220,8 @@ impl<D: LogFolder> OpenLog<D> {
         let mut so_far = Footer::of_empty(keeper.header());
         (so_far.end_sequence, so_far.offset, so_far.chain) = (status.written_sequence(), status.written_bytes(), status.chain());
         active.sync()?;
-        append_mark(active, BatchMark::Closed, wall, epoch, &mut so_far)?;
+        append(active, BatchMark::Closed, &[], wall, epoch, &mut so_far)?;
+        active.sync()?;
         active.set_len(so_far.offset)?;
         active.sync()?;
         status.set_written(so_far.end_sequence, so_far.offset, so_far.chain);
@@ -218,30 +250,46 @@ impl<D: LogFolder> Drop for OpenLog<D> {
     }
 }
 
-/// Writes a batch without records behind the last one, and syncs it.
-fn append_mark(file: &impl LogFile, mark: BatchMark, wall: WallNanos, epoch: u32, so_far: &mut Footer) -> io::Result<()> {
+/// Writes a batch without records behind the last one. Nothing of it is durable before a sync.
+fn append(
+    file: &impl LogFile,
+    mark: BatchMark,
+    payload: &[u8],
+    wall: WallNanos,
+    epoch: u32,
+    so_far: &mut Footer,
+) -> io::Result<()> {
     let header = BatchHeader {
         mark,
-        log_id: so_far.log_id,
-        payload_bytes: 0,
+        payload_bytes: payload.len() as u32,
         record_count: 0,
         first_sequence: so_far.end_sequence,
         sealed_at: wall,
+        // B2: whatever comes before a mark was synced.
         durable_sequence: so_far.end_sequence,
-        durable_bytes: so_far.offset,
-        highest_event_id: 0,
+        durable_bytes_lag: if matches!(mark, BatchMark::Opened | BatchMark::Closed) { 0 } else { u16::MAX },
         epoch,
         chain: so_far.chain,
-        latest_receipt: WallNanos(0),
-        payload_crc: 0,
+        payload_crc: crc32c::crc32c(payload),
     };
-    let bytes = header.encode();
-    file.write_at(&bytes, so_far.offset)?;
-    file.sync()?;
-    let (_, crc) = BatchHeader::decode(&bytes).expect("just encoded");
-    so_far.add(&header, crc);
-    debug_assert_eq!(header.batch_bytes(), BATCH_HEADER_BYTES as u64);
+    let (bytes, crc) = header.encode(LogKey::of(so_far.log_id));
+    file.write_at(&[&bytes, payload].concat(), so_far.offset)?;
+    so_far.add(&header, &Contents::default(), crc);
     Ok(())
+}
+
+/// Hands the parts of a snapshot to `append`, in their order.
+fn append_snapshot(table: &ProducerTable, mut append: impl FnMut(BatchMark, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut part = vec![0; SNAPSHOT_PART_BYTES];
+    let mut from = table.snapshot_begin();
+    loop {
+        let (bytes, next) = from.map_or((0, None), |from| table.snapshot(from, &mut part));
+        append(if next.is_some() { BatchMark::Producers } else { BatchMark::ProducersEnd }, &part[..bytes])?;
+        if next.is_none() {
+            return Ok(());
+        }
+        from = next;
+    }
 }
 
 /// The bytes before `offset` in its block.

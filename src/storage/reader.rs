@@ -5,10 +5,10 @@
 
 use std::io;
 
-use super::format::{BatchHeader, Footer, FormatError, SegmentHeader, decode_record};
+use super::format::{BatchHeader, Contents, Footer, FormatError, Records, SegmentHeader};
 use super::log_file::LogFile;
 use super::walk::{Damage, Fault, Step, Tail, Walk};
-use crate::pool::Source;
+use crate::pool::{ProducerStamp, Source};
 use crate::sys::clock::WallNanos;
 use crate::wire::{Priority, Tier};
 
@@ -28,13 +28,6 @@ pub enum ReadError {
         /// The sequence that is read next.
         resume: u64,
     },
-    /// A batch whose checksum fits holds something that is no record: written by something else.
-    Record {
-        /// Where the batch begins.
-        offset: u64,
-        /// What is wrong.
-        error: FormatError,
-    },
 }
 
 impl std::fmt::Display for ReadError {
@@ -50,7 +43,6 @@ impl std::fmt::Display for ReadError {
                     resume.saturating_sub(1)
                 )
             }
-            ReadError::Record { offset, error } => write!(f, "no record in the batch at byte {offset}: {error}"),
         }
     }
 }
@@ -80,6 +72,8 @@ pub struct Record<'a> {
     pub tier: Tier,
     /// Where it came in.
     pub source: Source,
+    /// Whose session it came in, and its number there.
+    pub producer: Option<ProducerStamp>,
     /// The topic.
     pub topic: &'a str,
     /// The body.
@@ -104,6 +98,8 @@ pub struct OwnedRecord {
     /// See [`Record`].
     pub source: Source,
     /// See [`Record`].
+    pub producer: Option<ProducerStamp>,
+    /// See [`Record`].
     pub topic: String,
     /// See [`Record`].
     pub body: Vec<u8>,
@@ -120,6 +116,7 @@ impl Record<'_> {
             priority: self.priority,
             tier: self.tier,
             source: self.source,
+            producer: self.producer,
             topic: self.topic.to_owned(),
             body: self.body.to_vec(),
         }
@@ -129,9 +126,7 @@ impl Record<'_> {
 /// Reads one segment from its beginning.
 pub struct LogReader<F: LogFile> {
     walk: Walk<F>,
-    payload: Vec<u8>,
-    /// The batch in `payload`: where it begins in the file, and its next record.
-    batch_offset: u64,
+    /// The next record of the batch: where it begins in the payload, and its sequence.
     at: usize,
     sequence: u64,
     records_left: u32,
@@ -148,8 +143,7 @@ impl<F: LogFile> LogReader<F> {
     /// [`ReadError::Io`], [`ReadError::NotALog`].
     pub fn open(file: F) -> Result<Self, ReadError> {
         let walk = Walk::open(file)?.map_err(ReadError::NotALog)?;
-        let (payload, torn, footer) = (Vec::new(), None, None);
-        Ok(Self { walk, payload, batch_offset: 0, at: 0, sequence: 0, records_left: 0, torn, footer, follows: false })
+        Ok(Self { walk, at: 0, sequence: 0, records_left: 0, torn: None, footer: None, follows: false })
     }
 
     /// Opens a segment that bears a sealed one's name: all of it has to be good.
@@ -208,10 +202,9 @@ impl<F: LogFile> LogReader<F> {
         self.torn = None;
         self.records_left = 0;
         for look in 0..2 {
-            let fault = match self.walk.step(Some(&mut self.payload))? {
-                Step::Batch(header, offset) => {
-                    (self.batch_offset, self.at) = (offset, 0);
-                    (self.sequence, self.records_left) = (header.first_sequence, header.record_count);
+            let fault = match self.walk.step()? {
+                Step::Batch(header, _) => {
+                    (self.at, self.sequence, self.records_left) = (0, header.first_sequence, header.record_count);
                     return Ok(Some(header));
                 }
                 Step::Sealed(footer) => {
@@ -250,7 +243,12 @@ impl<F: LogFile> LogReader<F> {
                 return Ok(None);
             }
         }
-        self.next_in_batch().map(Some)
+        Ok(Some(self.next_in_batch()))
+    }
+
+    /// What the records of the batch say together.
+    pub fn contents(&self) -> &Contents {
+        self.walk.contents()
     }
 
     /// How many records of the batch are still to come.
@@ -264,14 +262,14 @@ impl<F: LogFile> LogReader<F> {
     }
 
     /// The next record of the batch, which has one.
-    pub(super) fn next_in_batch(&mut self) -> Result<Record<'_>, ReadError> {
-        let bad = |error| ReadError::Record { offset: self.batch_offset, error };
-        let (record, used) = decode_record(&self.payload[self.at..]).map_err(bad)?;
+    pub(super) fn next_in_batch(&mut self) -> Record<'_> {
+        let mut records = Records::from_byte(self.walk.payload(), self.at);
+        let record = records.next().and_then(Result::ok).expect("the walk has checked the records, and there is one left");
         let sequence = self.sequence;
-        self.at += used;
+        self.at = records.byte();
         self.sequence += 1;
         self.records_left -= 1;
-        Ok(Record {
+        Record {
             node: self.walk.segment().node,
             sequence,
             id: record.header.id,
@@ -279,9 +277,10 @@ impl<F: LogFile> LogReader<F> {
             priority: record.header.priority,
             tier: record.header.tier,
             source: record.header.source,
+            producer: record.header.producer,
             topic: record.topic,
             body: record.body,
-        })
+        }
     }
 
     /// Goes on behind a damage, if anything can be read there. Returns whether.

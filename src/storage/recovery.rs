@@ -18,10 +18,13 @@
 //!
 //! What it does not do: repair (see `repair.rs`), begin an epoch (see `open.rs`).
 
-use super::format::{BLOCK_BYTES, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, FormatError, SEGMENT_MAGIC, SegmentHeader};
+use super::format::{
+    BLOCK_BYTES, BatchMark, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, FormatError, SEGMENT_MAGIC, SegmentHeader,
+};
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::open::LogIdentity;
+use super::producers::Rebuild;
 use super::segments::{LogFault, SealedSegment, SegmentFault, check_place, read_header, survey};
 use super::walk::{Damage, Fault, Step, Tail, Walk};
 use crate::sys::clock::WallNanos;
@@ -64,6 +67,8 @@ pub(super) struct Recovered<F> {
     pub header: SegmentHeader,
     /// What the active segment's footer would say.
     pub so_far: Footer,
+    /// The producers' table; complete: as the active segment tells it by itself.
+    pub producers: Rebuild,
 }
 
 /// Brings a node's log to a state in which batches can be appended: completes what a crash interrupted, cuts a torn tail, refuses
@@ -72,12 +77,25 @@ pub(super) struct Recovered<F> {
 /// # Errors
 /// See [`SegmentFault`].
 pub fn recover(folder: &impl LogFolder, identity: &LogIdentity) -> Result<RecoveryReport, SegmentFault> {
-    recover_all(folder, identity).map(|recovered| recovered.report)
+    // Nobody asks for the table.
+    recover_all(folder, identity, 1).map(|recovered| recovered.report)
 }
 
-pub(super) fn recover_all<D: LogFolder>(folder: &D, identity: &LogIdentity) -> Result<Recovered<D::File>, SegmentFault> {
+pub(super) fn recover_all<D: LogFolder>(
+    folder: &D,
+    identity: &LogIdentity,
+    producers_max: u32,
+) -> Result<Recovered<D::File>, SegmentFault> {
     let sealed = survey(folder, identity.node)?;
-    let mut recovery = Recovery { folder, identity, sealed, report: RecoveryReport { closed: true, ..Default::default() } };
+    let mut recovery = Recovery {
+        folder,
+        identity,
+        sealed,
+        producers_max,
+        producers: Rebuild::new(producers_max),
+        sealed_producers: None,
+        report: RecoveryReport { closed: true, ..Default::default() },
+    };
     let (active, header, so_far) = loop {
         if let Some(found) = recovery.round()? {
             break found;
@@ -85,14 +103,20 @@ pub(super) fn recover_all<D: LogFolder>(folder: &D, identity: &LogIdentity) -> R
     };
     recovery.remove_next(&so_far)?;
     recovery.report.add_up(&recovery.sealed, &so_far);
+    let producers = recovery.producers()?;
     let Recovery { sealed, report, .. } = recovery;
-    Ok(Recovered { report, sealed, active, header, so_far })
+    Ok(Recovered { report, sealed, active, header, so_far, producers })
 }
 
 struct Recovery<'a, D> {
     folder: &'a D,
     identity: &'a LogIdentity,
     sealed: Vec<SealedSegment>,
+    producers_max: u32,
+    /// As the active segment tells it.
+    producers: Rebuild,
+    /// As the segment told it that was sealed last, if that was done here.
+    sealed_producers: Option<Rebuild>,
     report: RecoveryReport,
 }
 
@@ -110,6 +134,36 @@ impl<D: LogFolder> Recovery<'_, D> {
 
     fn open(&self, name: SegmentName) -> Result<Option<D::File>, SegmentFault> {
         self.folder.open_if_there(&name.to_string()).map_err(SegmentFault::io(name, "open"))
+    }
+
+    /// The table: the active segment tells it, or, where its snapshot was cut off or never written, the one before it (P4).
+    fn producers(&mut self) -> Result<Rebuild, SegmentFault> {
+        let active = std::mem::replace(&mut self.producers, Rebuild::new(1));
+        let Some(last) = self.sealed.last().filter(|_| !active.is_complete) else { return Ok(active) };
+        let before = match self.sealed_producers.take() {
+            Some(before) => before,
+            None => self.producers_of(last)?,
+        };
+        Ok(Rebuild { is_complete: false, ..active.on_top_of(before) })
+    }
+
+    fn producers_of(&self, segment: &SealedSegment) -> Result<Rebuild, SegmentFault> {
+        let name = segment.name();
+        let reading = SegmentFault::io(name, "read");
+        let mut producers = Rebuild::new(self.producers_max);
+        let file = self.folder.open(&name.to_string()).map_err(&reading)?;
+        let Ok(mut walk) = Walk::open(&file).map_err(&reading)? else { return Ok(producers) };
+        walk.expect_footer();
+        loop {
+            match walk.step().map_err(&reading)? {
+                Step::Batch(header, _) => producers.add(&header, walk.payload()),
+                Step::Sealed(_) => return Ok(producers),
+                Step::Stop(fault) => match walk.tail(fault).map_err(&reading)? {
+                    Tail::Damaged(damage) => return Err(SegmentFault::damaged(name, damage)),
+                    Tail::Clean | Tail::Torn { .. } => return Ok(producers),
+                },
+            }
+        }
     }
 
     /// One look at the active segment; `None`: something was completed, look again.
@@ -143,9 +197,13 @@ impl<D: LogFolder> Recovery<'_, D> {
         let name = self.active_name();
         let reading = SegmentFault::io(name, "read");
         self.report.closed = true;
+        self.producers = Rebuild::new(self.producers_max);
         let fault = loop {
-            match walk.step(None).map_err(&reading)? {
-                Step::Batch(header, _) => self.report.closed = header.mark == super::format::BatchMark::Closed,
+            match walk.step().map_err(&reading)? {
+                Step::Batch(header, _) => {
+                    self.report.closed = header.mark == BatchMark::Closed;
+                    self.producers.add(&header, walk.payload());
+                }
                 Step::Sealed(footer) => {
                     self.seal(walk.file(), *walk.segment(), footer)?;
                     return Ok(None);
@@ -226,7 +284,7 @@ impl<D: LogFolder> Recovery<'_, D> {
             && walk.segment().log_id == end.log_id
             && walk.segment().first_sequence >= end.end_sequence
         {
-            while let Step::Batch(..) = walk.step(None).map_err(SegmentFault::io(name, "read"))? {}
+            while let Step::Batch(..) = walk.step().map_err(SegmentFault::io(name, "read"))? {}
             self.report.cut_bytes += walk.offset() - FIRST_BATCH_OFFSET;
             self.report.cut_fault = self.report.cut_fault.or(Some(Fault::Discontinuous));
         }
@@ -263,6 +321,7 @@ impl<D: LogFolder> Recovery<'_, D> {
         write_footer(file, &footer).and_then(|()| file.sync()).map_err(SegmentFault::io(self.active_name(), "seal"))?;
         self.rename(self.active_name(), segment.name())?;
         self.sealed.push(segment);
+        self.sealed_producers = Some(std::mem::replace(&mut self.producers, Rebuild::new(self.producers_max)));
         Ok(())
     }
 
@@ -299,7 +358,7 @@ impl<D: LogFolder> Recovery<'_, D> {
         let (fault, first_lost) = (Fault::SegmentHeader(error), self.sealed.last().map(|last| last.footer.end_sequence));
         match Walk::first_batch_anywhere(file).map_err(&reading)? {
             // Whatever happened to the magic: batches say that this was a log.
-            Some((at, header)) if begins_whole || at == FIRST_BATCH_OFFSET => {
+            Some((at, header, _)) if begins_whole || at == FIRST_BATCH_OFFSET => {
                 let (resume, first_lost) = (Some((at, header.first_sequence)), first_lost.unwrap_or(header.first_sequence));
                 is(LogFault::Damaged(Damage { offset: 0, fault, first_lost, resume }))
             }

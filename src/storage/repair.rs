@@ -12,7 +12,7 @@
 use std::io;
 
 use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_OFFSET, Footer, SEGMENT_HEADER_BYTES, SegmentHeader,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_OFFSET, Footer, LogKey, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
@@ -127,7 +127,7 @@ impl<D: LogFolder> Mender<'_, D> {
         let Ok(mut walk) = Walk::open(&file).map_err(&reading)? else { return Ok(()) };
         walk.expect_footer();
         loop {
-            match walk.step(None).map_err(&reading)? {
+            match walk.step().map_err(&reading)? {
                 Step::Batch(..) => {}
                 Step::Sealed(_) => return Ok(()),
                 Step::Stop(fault) => match walk.tail(fault).map_err(&reading)? {
@@ -241,7 +241,10 @@ impl<D: LogFolder> Mender<'_, D> {
             Ok(walk) => walk,
             Err(_) => match Walk::first_batch_anywhere(file)? {
                 None => return Ok(Vec::new()),
-                Some((at, batch)) => Walk::resumed(file, self.header_before(&batch, before), at),
+                Some((at, batch, key)) => {
+                    let log_id = self.log_id_of(key)?;
+                    Walk::resumed(file, self.header_before(&batch, log_id, before), at)
+                }
             },
         };
         if before.is_some_and(|before| before.log_id != walk.segment().log_id) {
@@ -252,7 +255,7 @@ impl<D: LogFolder> Mender<'_, D> {
         }
         let (mut runs, mut header, mut from) = (Vec::new(), *walk.segment(), walk.offset());
         loop {
-            let fault = match walk.step(None)? {
+            let fault = match walk.step()? {
                 Step::Batch(..) => continue,
                 Step::Sealed(_) => None,
                 Step::Stop(fault) => Some(fault),
@@ -270,18 +273,35 @@ impl<D: LogFolder> Mender<'_, D> {
             };
             let mut bytes = [0; BATCH_HEADER_BYTES];
             read_full(file, &mut bytes, resume.0)?;
-            let Ok((batch, _)) = BatchHeader::decode(&bytes) else { return Ok(runs) };
+            let log_id = walk.segment().log_id;
+            let Ok((batch, _)) = BatchHeader::decode(&bytes, LogKey::of(log_id)) else { return Ok(runs) };
             walk.resume(resume.0, resume.1);
-            header = SegmentHeader { latest_receipt_before: footer.latest_receipt, ..self.header_before(&batch, Some(&footer)) };
+            header = SegmentHeader {
+                latest_receipt_before: footer.latest_receipt,
+                ..self.header_before(&batch, log_id, Some(&footer))
+            };
             from = resume.0;
         }
     }
 
+    /// The id of the log whose batches have this key: that of the segment whose header can be read, or else some id with that key.
+    fn log_id_of(&self, key: LogKey) -> io::Result<u64> {
+        let files = list(self.folder, self.identity.node)?;
+        let sealed = files.sealed.into_iter().map(|first| SegmentName::Sealed(self.identity.node, first));
+        for name in sealed.chain([SegmentName::Active(self.identity.node), SegmentName::Next(self.identity.node)]) {
+            let Some(file) = self.folder.open_if_there(&name.to_string())? else { continue };
+            if let Some(header) = read_header(&file)?.filter(|header| LogKey::of(header.log_id) == key) {
+                return Ok(header.log_id);
+            }
+        }
+        Ok(key.some_log_id())
+    }
+
     /// A header for a segment that begins with this batch.
-    fn header_before(&self, batch: &BatchHeader, before: Option<&Footer>) -> SegmentHeader {
+    fn header_before(&self, batch: &BatchHeader, log_id: u64, before: Option<&Footer>) -> SegmentHeader {
         SegmentHeader {
             node: self.identity.node,
-            log_id: batch.log_id,
+            log_id,
             created_at: self.identity.wall,
             first_sequence: batch.first_sequence,
             epoch: batch.epoch,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! buffer   [ carry | header | record record record …        | zeros ]      file offset of byte 0: a multiple of 4096
-//!            0      start    start+96              ▲ end      ▲ next multiple of 4096
+//!            0      start    start+48              ▲ end      ▲ next multiple of 4096
 //! carry    the bytes of the file's last block before this batch, repeated exactly: a write covers whole blocks; in the first batch of a
 //!          segment the block of the segment's header
 //! ```
@@ -11,7 +11,8 @@
 //! up to `crc_end`.
 
 use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, RecordHeader, SegmentHeader, encode_record,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, Contents, FIRST_BATCH_OFFSET, LogKey, RecordHeader, SegmentHeader,
+    encode_record,
 };
 use crate::pool::Source;
 use crate::sys::clock::{Nanos, WallNanos};
@@ -67,7 +68,7 @@ impl Samples {
 /// What a batch's header says beside what the batch knows itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SealFacts {
-    pub log_id: u64,
+    pub key: LogKey,
     pub epoch: u32,
     pub first_sequence: u64,
     pub sealed_at: WallNanos,
@@ -90,8 +91,9 @@ pub(super) struct OpenBatch {
     crc: u32,
     crc_end: usize,
     pub(super) records: u32,
-    highest_event_id: u64,
-    latest_receipt: WallNanos,
+    /// Data, or a part of a snapshot.
+    mark: BatchMark,
+    contents: Contents,
     pub(super) counts: Counts,
     pub(super) samples: Samples,
     /// When the first record came; meaningless without records.
@@ -106,6 +108,7 @@ pub(super) struct SealedBatch {
     /// The segment that begins with it.
     pub begins: Option<SegmentHeader>,
     pub header: BatchHeader,
+    pub contents: Contents,
     /// Where byte 0 of the buffer belongs in the file.
     pub offset: u64,
     /// Bytes that matter.
@@ -130,8 +133,8 @@ impl OpenBatch {
             crc: 0,
             crc_end: 0,
             records: 0,
-            highest_event_id: 0,
-            latest_receipt: WallNanos(0),
+            mark: BatchMark::Data,
+            contents: Contents::default(),
             counts: Counts::default(),
             samples: Samples::default(),
             first_staged: Nanos(0),
@@ -147,14 +150,14 @@ impl OpenBatch {
         (self.offset, self.start) = (offset, start);
         self.end = start + BATCH_HEADER_BYTES;
         (self.crc, self.crc_end) = (0, self.end);
-        (self.records, self.highest_event_id, self.latest_receipt) = (0, 0, WallNanos(0));
+        (self.records, self.mark, self.contents) = (0, BatchMark::Data, Contents::default());
         self.counts = Counts::default();
         self.samples.clear();
     }
 
     /// The empty batch becomes the first of another segment: its write begins with the segment's header.
     pub(super) fn begin_segment(&mut self, file: Fd, header: &SegmentHeader) {
-        debug_assert!(self.records == 0, "a batch belongs to one segment");
+        debug_assert!(self.is_empty(), "a batch belongs to one segment");
         let bytes = header.encode();
         self.buffer[..bytes.len()].copy_from_slice(&bytes);
         self.buffer[bytes.len()..FIRST_BATCH_OFFSET as usize].fill(0);
@@ -172,14 +175,36 @@ impl OpenBatch {
         self.offset + self.start as u64
     }
 
-    /// Copies a record into the batch. False: it does not fit, nothing has changed.
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records == 0 && self.mark == BatchMark::Data
+    }
+
+    /// Bytes of its payload so far.
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.end - self.start - BATCH_HEADER_BYTES
+    }
+
+    /// Room for a part of a snapshot in the empty batch, of at most so many bytes.
+    pub(super) fn snapshot_room(&mut self, bytes: usize) -> &mut [u8] {
+        debug_assert!(self.is_empty(), "a batch has records or a snapshot");
+        let end = self.buffer.len().min(self.end + bytes);
+        &mut self.buffer[self.end..end]
+    }
+
+    /// The empty batch is a part of a snapshot now: the first `bytes` of [`OpenBatch::snapshot_room`].
+    pub(super) fn push_snapshot(&mut self, mark: BatchMark, bytes: usize) {
+        self.mark = mark;
+        self.end += bytes;
+    }
+
+    /// Copies a record into the batch; `id_place` as in [`encode_record`]. False: it does not fit, nothing has changed.
     #[inline]
-    pub(super) fn push(&mut self, header: &RecordHeader, payload: &[u8]) -> bool {
-        let Some(bytes) = encode_record(&mut self.buffer[self.end..], header, payload) else { return false };
+    pub(super) fn push(&mut self, header: &RecordHeader, id_place: Option<u32>, payload: &[u8]) -> bool {
+        let Some(bytes) = encode_record(&mut self.buffer[self.end..], header, id_place, payload) else { return false };
         self.end += bytes;
         self.records += 1;
-        self.highest_event_id = self.highest_event_id.max(header.id);
-        self.latest_receipt = self.latest_receipt.max(header.received_at);
+        self.contents.add(header);
         self.counts[header.source.index()][header.tier.index()] += 1;
         true
     }
@@ -200,24 +225,21 @@ impl OpenBatch {
     /// Completes the batch and begins the next one in `spare`; the last block's bytes are carried over. Returns the sealed batch and its
     /// buffer.
     pub(super) fn seal(&mut self, facts: &SealFacts, spare: StagingBuffer) -> (SealedBatch, StagingBuffer) {
-        debug_assert!(self.records > 0, "marks are not written by the appender");
+        debug_assert!(!self.is_empty(), "marks are not written by the appender");
         self.checksum_to_end();
         let header = BatchHeader {
-            mark: BatchMark::Data,
-            log_id: facts.log_id,
-            payload_bytes: (self.end - self.start - BATCH_HEADER_BYTES) as u32,
+            mark: self.mark,
+            payload_bytes: self.payload_bytes() as u32,
             record_count: self.records,
             first_sequence: facts.first_sequence,
             sealed_at: facts.sealed_at,
             durable_sequence: facts.durable_sequence,
-            durable_bytes: facts.durable_bytes,
-            highest_event_id: self.highest_event_id,
+            durable_bytes_lag: BatchHeader::lag_of(self.file_offset(), facts.durable_bytes),
             epoch: facts.epoch,
             chain: facts.chain,
-            latest_receipt: self.latest_receipt,
             payload_crc: self.crc,
         };
-        let bytes = header.encode();
+        let (bytes, chain) = header.encode(facts.key);
         self.buffer[self.start..][..BATCH_HEADER_BYTES].copy_from_slice(&bytes);
         let padded = self.end.next_multiple_of(BLOCK_BYTES);
         self.buffer[self.end..padded].fill(0); // What an earlier batch left there must not follow this one.
@@ -225,10 +247,11 @@ impl OpenBatch {
             file: self.file,
             begins: self.begins.take(),
             header,
+            contents: self.contents,
             offset: self.offset,
             end: self.end,
             padded,
-            chain: u32::from_le_bytes(bytes[BATCH_HEADER_BYTES - 4..].try_into().expect("the last four bytes")),
+            chain,
             counts: self.counts,
         };
         let buffer = std::mem::replace(&mut self.buffer, spare);

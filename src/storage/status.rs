@@ -136,13 +136,13 @@ impl StoreStatus {
     }
 
     /// A write has completed: sequences, file and chain end here now.
-    pub(super) fn set_written(&self, end_sequence: u64, end_bytes: u64, chain: u32) {
+    pub(crate) fn set_written(&self, end_sequence: u64, end_bytes: u64, chain: u32) {
         self.written_bytes.set(end_bytes);
         self.chain.set(u64::from(chain));
         self.written_sequence.set(end_sequence);
     }
 
-    pub(super) fn set_durable(&self, sequence: u64) {
+    pub(crate) fn set_durable(&self, sequence: u64) {
         self.durable_sequence.set(sequence);
     }
 

@@ -16,7 +16,9 @@ use crate::agent::{Agent, Context, Work};
 use crate::bus::lane::{LaneProducer, lane};
 use crate::control::NodeGate;
 use crate::metrics::ledger::{Ledger, LedgerCells};
-use crate::pool::{ClassStrides, EventFlags, EventHeader, LentBuffer, OwnerLayout, PoolOwner, SharedPool, Source};
+use crate::pool::{
+    ClassStrides, EventFlags, EventHeader, LentBuffer, OwnerLayout, PoolOwner, ProducerId, ProducerStamp, SharedPool, Source,
+};
 use crate::sim::disk::{SimDisk, SimFile};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
@@ -127,6 +129,10 @@ impl Ring for TestRing {
         self.pending.push_back((token, Pending::Allocate(file, bytes)));
     }
 
+    fn send(&mut self, _: Token, _: Fd, _: StagingBuffer, _: Range<usize>) {
+        unreachable!("a store sends nothing");
+    }
+    fn end_sending(&mut self, _: Fd) {}
     fn shutdown(&mut self, _: Fd) {}
     fn close(&mut self, _: Token, _: Fd) {}
     fn socket_drops(&mut self, _: Fd) -> Option<u32> {
@@ -290,13 +296,31 @@ impl Bench {
     }
 
     pub fn push_body(&mut self, tier: Tier, body: &[u8]) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        let topic = format!("t/{}", tier.name());
-        let event = self.owner.store(header(id, tier, &topic, body), &[topic.as_bytes(), body].concat()).expect("a slot");
-        self.producers[tier.index()].push(event).expect("room in the lane");
-        self.producers[tier.index()].publish();
-        id
+        self.push_topic(tier, &format!("t/{}", tier.name()), body)
+    }
+
+    pub fn push_topic(&mut self, tier: Tier, topic: &str, body: &[u8]) -> u64 {
+        self.push_event(header(self.next_id, tier, topic, body), topic, body)
+    }
+
+    /// Pushes an event of a session.
+    pub fn push_of(&mut self, tier: Tier, producer: u8, sequence: u64) -> u64 {
+        let stamp = ProducerStamp { producer: ProducerId::from_bytes([producer; 16]).expect("not zero"), sequence };
+        let (topic, body) = ("t/session", format!("{producer}/{sequence}"));
+        self.push_event(header(self.next_id, tier, topic, body.as_bytes()).of_producer(stamp), topic, body.as_bytes())
+    }
+
+    fn push_event(&mut self, header: EventHeader, topic: &str, body: &[u8]) -> u64 {
+        self.next_id = header.id + 1;
+        let tier = header.tier.index();
+        self.owner.collect();
+        while self.owner.ended().is_some() {
+            self.owner.free_ended();
+        }
+        let event = self.owner.store(header, &[topic.as_bytes(), body].concat()).expect("a slot");
+        self.producers[tier].push(event).expect("room in the lane");
+        self.producers[tier].publish();
+        header.id
     }
 
     pub fn push_many(&mut self, tier: Tier, count: usize) {

@@ -5,11 +5,11 @@
 //!                                                               yes: damage, never cut        no: torn tail
 //! ```
 //!
-//! - **K1** A batch is believed when its header fits (F2, F3), belongs to this log (F4), continues chain, sequence and epoch, and its
-//!   payload fits. A footer is believed when it says what was walked over.
+//! - **K1** A batch is believed when its header fits (F2, F3) and belongs to this log (F4), continues chain, sequence and epoch, its payload
+//!   fits, and is what the header says: so many records, or entries of a snapshot. A footer is believed when it says what was walked over.
 //! - **K2** Behind a bad batch, in this segment or the next, a valid *header* is evidence enough: it was sealed after what it calls durable
 //!   had been synced. What an earlier use of the file left is none (F5). In a sealed segment everything is durable: no evidence is needed.
-//! - **K3** Memory is bounded: one window, and the payload of one batch where the caller wants it.
+//! - **K3** Memory is bounded: one window, and the payload of one batch.
 //!
 //! Stated limit: damage to what no later header calls durable (the last 2 ms before a power cut; everything since the open with
 //! `--durability none`) looks like a torn tail.
@@ -17,10 +17,11 @@
 use std::io;
 
 use super::format::{
-    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FOOTER_BYTES, FOOTER_MAGIC, Footer,
-    FormatError, SEGMENT_HEADER_BYTES, SegmentHeader,
+    BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, BatchHeader, BatchMark, Contents, FIRST_BATCH_OFFSET, FOOTER_BYTES,
+    FOOTER_MAGIC, Footer, FormatError, LogKey, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::log_file::{LogFile, read_full};
+use super::producers::is_snapshot;
 use crate::planted::{Bug, is_planted};
 
 /// Bytes read at a time: enough for the device's full speed, small enough for the L2 cache.
@@ -43,8 +44,8 @@ pub enum Fault {
     SegmentHeader(FormatError),
     /// The payload's checksum does not fit.
     Payload,
-    /// A batch of another log.
-    OtherLog,
+    /// The payload's checksum fits, but it does not hold what the header says: written by something else.
+    Contents(FormatError),
     /// Not the successor of the batch before it.
     Chain,
     /// Sequences leave a gap or repeat.
@@ -73,7 +74,7 @@ impl std::fmt::Display for Fault {
             Fault::Header(error) => write!(f, "batch header: {error}"),
             Fault::SegmentHeader(error) => write!(f, "file header: {error}"),
             Fault::Payload => write!(f, "batch payload: its checksum does not fit"),
-            Fault::OtherLog => write!(f, "a batch of another log"),
+            Fault::Contents(error) => write!(f, "batch payload: {error}"),
             Fault::Chain => write!(f, "a batch that does not follow its predecessor"),
             Fault::Sequence { expected, found } => write!(f, "sequence {found} where {expected} had to come"),
             Fault::Epoch => write!(f, "a batch of an epoch that cannot follow"),
@@ -170,12 +171,16 @@ impl<F: LogFile> Window<F> {
 pub struct Walk<F: LogFile> {
     window: Window<F>,
     segment: SegmentHeader,
+    key: LogKey,
     is_sealed: bool,
     so_far: Footer,
     offset: u64,
     sequence: u64,
     chain: Option<u32>,
     epoch: u32,
+    /// Of the last batch.
+    payload: Vec<u8>,
+    contents: Contents,
 }
 
 impl<F: LogFile> Walk<F> {
@@ -185,23 +190,29 @@ impl<F: LogFile> Walk<F> {
     /// Whatever reading says.
     pub fn open(file: F) -> io::Result<Result<Self, FormatError>> {
         let mut window = Window::new(file);
-        Ok(SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?).map(|segment| Self {
+        let segment = SegmentHeader::decode(window.at(0, SEGMENT_HEADER_BYTES)?);
+        Ok(segment.map(|segment| Self { chain: Some(segment.chain), ..Self::begin(window, segment, FIRST_BATCH_OFFSET) }))
+    }
+
+    fn begin(window: Window<F>, segment: SegmentHeader, offset: u64) -> Self {
+        Self {
             window,
+            key: LogKey::of(segment.log_id),
             is_sealed: false,
             so_far: Footer::of_empty(&segment),
-            offset: FIRST_BATCH_OFFSET,
+            offset,
             sequence: segment.first_sequence,
-            chain: Some(segment.chain),
+            chain: None,
             epoch: segment.epoch,
+            payload: Vec::new(),
+            contents: Contents::default(),
             segment,
-        }))
+        }
     }
 
     /// A walk that begins at a batch, with what this header says of it.
     pub fn resumed(file: F, segment: SegmentHeader, offset: u64) -> Self {
-        let so_far = Footer::of_empty(&segment);
-        let (sequence, epoch) = (segment.first_sequence, segment.epoch);
-        Self { window: Window::new(file), segment, is_sealed: false, so_far, offset, sequence, chain: None, epoch }
+        Self::begin(Window::new(file), segment, offset)
     }
 
     /// The file bears a sealed segment's name: it has to be good up to its footer (K2).
@@ -209,12 +220,20 @@ impl<F: LogFile> Walk<F> {
         self.is_sealed = true;
     }
 
-    /// Behind an unreadable segment header: whether batches follow, of whatever log.
+    /// Behind an unreadable segment header: whether batches follow, of whatever log, and of which. The key that a header would fit to is
+    /// believed when the payload fits to it too.
     ///
     /// # Errors
     /// Whatever reading says.
-    pub fn first_batch_anywhere(file: F) -> io::Result<Option<(u64, BatchHeader)>> {
-        Ok(scan(&mut Window::new(file), 0, |_, _| true)?.hit)
+    pub fn first_batch_anywhere(file: F) -> io::Result<Option<(u64, BatchHeader, LogKey)>> {
+        let (mut window, mut from, mut ignored) = (Window::new(file), 0, Vec::new());
+        while let Some((at, header, key)) = scan(&mut window, from, LogKey::assumed, |_, _| true)?.hit {
+            if read_payload(&mut window, at, &header, &mut ignored)?.is_none() {
+                return Ok(Some((at, header, key)));
+            }
+            from = at + 1;
+        }
+        Ok(None)
     }
 
     /// Whether a file that may be the next segment has a batch that calls something durable which is missing at `end` (K2). Its own
@@ -223,11 +242,17 @@ impl<F: LogFile> Walk<F> {
     /// # Errors
     /// Whatever reading says.
     pub fn evidence_in(file: F, end: &Footer) -> io::Result<Option<(u64, BatchHeader)>> {
-        let scan = scan(&mut Window::new(file), 0, |_, header| {
-            let is_of_now = header.log_id == end.log_id && header.epoch >= end.epoch && header.first_sequence >= end.end_sequence;
-            is_of_now && header.durable_sequence > end.end_sequence
-        })?;
-        Ok(scan.hit)
+        let key = LogKey::of(end.log_id);
+        let scan = scan(
+            &mut Window::new(file),
+            0,
+            |_| Some(key),
+            |_, header| {
+                let is_of_now = header.epoch >= end.epoch && header.first_sequence >= end.end_sequence;
+                is_of_now && header.durable_sequence > end.end_sequence
+            },
+        )?;
+        Ok(scan.hit.map(|(at, header, _)| (at, header)))
     }
 
     /// The file.
@@ -265,11 +290,21 @@ impl<F: LogFile> Walk<F> {
         self.chain
     }
 
-    /// Goes to the next batch and checks all of it (K1); hands its payload to `payload` if there is one.
+    /// The payload of the batch that the last step came to.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// What its records say together.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// Goes to the next batch and checks all of it (K1).
     ///
     /// # Errors
     /// Whatever reading says.
-    pub fn step(&mut self, payload: Option<&mut Vec<u8>>) -> io::Result<Step> {
+    pub fn step(&mut self) -> io::Result<Step> {
         let head = self.window.at(self.offset, BATCH_HEADER_BYTES)?;
         if head.is_empty() {
             return Ok(Step::Stop(Fault::EndOfFile));
@@ -280,7 +315,7 @@ impl<F: LogFile> Walk<F> {
         if head.starts_with(&FOOTER_MAGIC) {
             return self.footer();
         }
-        let (header, crc) = match BatchHeader::decode(head) {
+        let (header, crc) = match BatchHeader::decode(head, self.key) {
             Ok(decoded) => decoded,
             Err(FormatError::Short) => return Ok(Step::Stop(Fault::CutShort)),
             Err(error) => return Ok(Step::Stop(Fault::Header(error))),
@@ -288,15 +323,19 @@ impl<F: LogFile> Walk<F> {
         if let Some(fault) = self.misfit(&header) {
             return Ok(Step::Stop(fault));
         }
-        if let Some(fault) = self.check_payload(&header, payload)? {
+        if let Some(fault) = read_payload(&mut self.window, self.offset, &header, &mut self.payload)? {
             return Ok(Step::Stop(fault));
         }
+        self.contents = match contents_of(&header, &self.payload) {
+            Ok(contents) => contents,
+            Err(error) => return Ok(Step::Stop(Fault::Contents(error))),
+        };
         let at = self.offset;
         self.offset += header.batch_bytes();
         self.sequence = header.end_sequence();
         self.chain = Some(crc);
         self.epoch = header.epoch;
-        self.so_far.add(&header, crc);
+        self.so_far.add(&header, &self.contents, crc);
         Ok(Step::Batch(header, at))
     }
 
@@ -317,12 +356,10 @@ impl<F: LogFile> Walk<F> {
         let epoch_fits = match header.mark {
             BatchMark::Opened => header.epoch >= self.epoch,
             // Right after damage the mark of the epoch may have been lost.
-            BatchMark::Data | BatchMark::Closed if self.chain.is_none() => header.epoch >= self.epoch,
-            BatchMark::Data | BatchMark::Closed => header.epoch == self.epoch,
+            _ if self.chain.is_none() => header.epoch >= self.epoch,
+            _ => header.epoch == self.epoch,
         };
-        if header.log_id != self.segment.log_id {
-            Some(Fault::OtherLog)
-        } else if header.first_sequence != self.sequence {
+        if header.first_sequence != self.sequence {
             Some(Fault::Sequence { expected: self.sequence, found: header.first_sequence })
         } else if !epoch_fits {
             Some(Fault::Epoch)
@@ -333,28 +370,6 @@ impl<F: LogFile> Walk<F> {
         }
     }
 
-    fn check_payload(&mut self, header: &BatchHeader, mut payload: Option<&mut Vec<u8>>) -> io::Result<Option<Fault>> {
-        if let Some(payload) = &mut payload {
-            payload.clear();
-        }
-        let mut crc = 0;
-        let (mut at, end) = (self.offset + BATCH_HEADER_BYTES as u64, self.offset + header.batch_bytes());
-        while at < end {
-            let want = (end - at).min(WINDOW_BYTES as u64) as usize;
-            let piece = self.window.at(at, want)?;
-            if piece.len() < want {
-                return Ok(Some(Fault::CutShort));
-            }
-            crc = crc32c::crc32c_append(crc, piece);
-            if let Some(payload) = &mut payload {
-                payload.extend_from_slice(piece);
-            }
-            at += want as u64;
-        }
-        let is_good = crc == header.payload_crc || is_planted(Bug::NoCrc);
-        Ok((!is_good).then_some(Fault::Payload))
-    }
-
     /// What lies from here on, where [`Walk::step`] stopped with `fault`.
     ///
     /// # Errors
@@ -363,24 +378,30 @@ impl<F: LogFile> Walk<F> {
         if fault == Fault::EndOfFile && !self.is_sealed {
             return Ok(Tail::Clean);
         }
-        let (log_id, epoch, offset, sequence) = (self.segment.log_id, self.epoch, self.offset, self.sequence);
+        let (key, epoch, offset, sequence) = (self.key, self.epoch, self.offset, self.sequence);
         // A batch whose own bytes are bad can't be where reading goes on; one that only does not follow can.
-        let resume_from = if matches!(fault, Fault::Payload | Fault::CutShort) { offset + 1 } else { offset };
+        let is_bad_itself = matches!(fault, Fault::Payload | Fault::Contents(_) | Fault::CutShort);
+        let resume_from = if is_bad_itself { offset + 1 } else { offset };
         let mut resume = None;
         let is_sealed = self.is_sealed;
-        let scan = scan(&mut self.window, offset, |at, header| {
-            if header.log_id != log_id || header.epoch < epoch || header.first_sequence < sequence {
-                return false; // F5, too.
-            }
-            if at >= resume_from && resume.is_none() {
-                resume = Some((at, header.first_sequence));
-            }
-            // K2. In a sealed segment all that is looked for is where to go on.
-            if is_sealed { resume.is_some() } else { header.durable_sequence > sequence || header.durable_bytes > offset }
-        })?;
-        // A newer version of the format is nothing to cut either.
-        let is_newer = matches!(fault, Fault::Header(FormatError::Version { .. }) | Fault::Footer(FormatError::Version { .. }));
-        if self.is_sealed || scan.hit.is_some() || is_newer {
+        let scan = scan(
+            &mut self.window,
+            offset,
+            |_| Some(key),
+            |at, header| {
+                if header.epoch < epoch || header.first_sequence < sequence {
+                    return false; // F5, too.
+                }
+                if at >= resume_from && resume.is_none() {
+                    resume = Some((at, header.first_sequence));
+                }
+                // K2. In a sealed segment all that is looked for is where to go on.
+                if is_sealed { resume.is_some() } else { header.durable_sequence > sequence || header.calls_durable(offset, at) }
+            },
+        )?;
+        // What something else wrote is nothing to cut either.
+        let is_foreign = matches!(fault, Fault::Contents(_) | Fault::Footer(FormatError::Version { .. }));
+        if self.is_sealed || scan.hit.is_some() || is_foreign {
             return Ok(Tail::Damaged(Damage { offset, fault, first_lost: sequence, resume }));
         }
         if self.segment.recycled {
@@ -394,9 +415,9 @@ impl<F: LogFile> Walk<F> {
 
     /// Where an earlier use of the file may have left anything, only a header that had to come here tells of a torn write.
     fn tail_of_recycled(&mut self, fault: Fault) -> io::Result<Tail> {
-        let header = BatchHeader::decode(self.window.at(self.offset, BATCH_HEADER_BYTES)?);
+        let header = BatchHeader::decode(self.window.at(self.offset, BATCH_HEADER_BYTES)?, self.key);
         match header {
-            Ok((header, _)) if header.log_id == self.segment.log_id && header.first_sequence == self.sequence => {
+            Ok((header, _)) if header.first_sequence == self.sequence => {
                 let left = self.window.file.len()?.saturating_sub(self.offset);
                 Ok(Tail::Torn { fault, bytes: header.batch_bytes().min(left) })
             }
@@ -417,16 +438,54 @@ impl<F: LogFile> Walk<F> {
     }
 }
 
+/// Reads the payload of the batch at `offset`, and checks it.
+fn read_payload<F: LogFile>(
+    window: &mut Window<F>,
+    offset: u64,
+    header: &BatchHeader,
+    payload: &mut Vec<u8>,
+) -> io::Result<Option<Fault>> {
+    payload.clear();
+    let mut crc = 0;
+    let (mut at, end) = (offset + BATCH_HEADER_BYTES as u64, offset + header.batch_bytes());
+    while at < end {
+        let want = (end - at).min(WINDOW_BYTES as u64) as usize;
+        let piece = window.at(at, want)?;
+        if piece.len() < want {
+            return Ok(Some(Fault::CutShort));
+        }
+        crc = crc32c::crc32c_append(crc, piece);
+        payload.extend_from_slice(piece);
+        at += want as u64;
+    }
+    let is_good = crc == header.payload_crc || is_planted(Bug::NoCrc);
+    Ok((!is_good).then_some(Fault::Payload))
+}
+
+/// K1: a payload whose checksum fits is what its header says.
+fn contents_of(header: &BatchHeader, payload: &[u8]) -> Result<Contents, FormatError> {
+    match header.mark {
+        BatchMark::Producers | BatchMark::ProducersEnd if !is_snapshot(payload) => Err(FormatError::Field),
+        BatchMark::Producers | BatchMark::ProducersEnd => Ok(Contents::default()),
+        BatchMark::Data | BatchMark::Opened | BatchMark::Closed => Contents::of(payload, header.record_count),
+    }
+}
+
 /// What a scan found.
 struct Scan {
     /// The first header that was wanted, and where.
-    hit: Option<(u64, BatchHeader)>,
+    hit: Option<(u64, BatchHeader, LogKey)>,
     /// Behind the last byte that is not zero; complete only without a hit.
     nonzero_end: u64,
 }
 
-/// Looks for a batch header at every byte from `from` on. Blocks of zeros cost a memcmp.
-fn scan<F: LogFile>(window: &mut Window<F>, from: u64, mut wanted: impl FnMut(u64, &BatchHeader) -> bool) -> io::Result<Scan> {
+/// Looks for a batch header at every byte from `from` on, checked with the key that `key_of` gives its bytes. Blocks of zeros cost a memcmp.
+fn scan<F: LogFile>(
+    window: &mut Window<F>,
+    from: u64,
+    key_of: impl Fn(&[u8]) -> Option<LogKey>,
+    mut wanted: impl FnMut(u64, &BatchHeader) -> bool,
+) -> io::Result<Scan> {
     let (mut at, mut nonzero_end) = (from, from);
     loop {
         let bytes = window.at(at, WINDOW_BYTES)?;
@@ -444,10 +503,12 @@ fn scan<F: LogFile>(window: &mut Window<F>, from: u64, mut wanted: impl FnMut(u6
                     continue;
                 }
                 let offset = at + (start + index) as u64;
-                if let Ok((header, _)) = BatchHeader::decode(&bytes[start + index..])
+                let candidate = &bytes[start + index..];
+                if let Some(key) = key_of(candidate)
+                    && let Ok((header, _)) = BatchHeader::decode(candidate, key)
                     && wanted(offset, &header)
                 {
-                    return Ok(Scan { hit: Some((offset, header)), nonzero_end });
+                    return Ok(Scan { hit: Some((offset, header, key)), nonzero_end });
                 }
             }
         }

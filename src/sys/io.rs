@@ -10,8 +10,8 @@
 //!   has any number of others before it. A cancel does not replace the final completion of its target.
 //! - **R2** A buffer given to [`Ring::provide`] belongs to the kernel until a completion carries its [`BufferId`];
 //!   each one comes back at most once. A completion may carry a buffer and an error or zero bytes: it is ours again all the same.
-//! - **R3** A staging buffer given to [`Ring::write`] belongs to the ring until [`Ring::reclaim`], which is allowed once the
-//!   final completion of that write has been seen.
+//! - **R3** A staging buffer given to [`Ring::write`] or [`Ring::send`] belongs to the ring until [`Ring::reclaim`], which is allowed once
+//!   the final completion of that operation has been seen.
 //! - **R4** Completions of one operation arrive in the kernel's order. Nothing is said of the order between operations.
 
 use std::ops::Range;
@@ -128,10 +128,14 @@ pub trait Ring: Clock {
     /// Writes `bytes` of the buffer at `offset` of the file (R3). May complete short.
     fn write(&mut self, token: Token, file: Fd, buffer: StagingBuffer, bytes: Range<usize>, offset: u64, sync: WriteSync);
 
-    /// Takes back the staging buffer of a write whose final completion was seen (R3).
+    /// Sends `bytes` of the buffer on a stream (R3). May complete short; completes with an error when the peer is gone or we shut the
+    /// socket down. One at a time on a socket: their order would be anyone's guess.
+    fn send(&mut self, token: Token, socket: Fd, buffer: StagingBuffer, bytes: Range<usize>);
+
+    /// Takes back the staging buffer of a write or send whose final completion was seen (R3).
     ///
     /// # Panics
-    /// If no such write was submitted, or it was taken back already.
+    /// If no such operation was submitted, or it was taken back already.
     fn reclaim(&mut self, token: Token) -> StagingBuffer;
 
     /// Makes the file's data durable (`fdatasync`).
@@ -142,6 +146,9 @@ pub trait Ring: Clock {
 
     /// Shuts both directions of a socket down, at once: the peer gets its FIN, an armed receive ends.
     fn shutdown(&mut self, socket: Fd);
+
+    /// Ends what we send on a stream, at once: the peer gets its FIN behind what was sent; what it sends is received as before.
+    fn end_sending(&mut self, socket: Fd);
 
     /// Closes a descriptor that has no operation in flight.
     fn close(&mut self, token: Token, fd: Fd);

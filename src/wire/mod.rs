@@ -22,7 +22,7 @@
 //!   category Cc: C0, DEL, C1) and without the wildcards `+` and `#`. Whoever prints, splits or matches it may rely on that.
 //! - **I4** What [`encode_into`] writes, [`parse`] reads back; what it refuses, `parse` would refuse.
 //!
-//! It does not know sessions, connections or tiers' capacities, and keeps no counts: `ingest` does.
+//! Version 2, sessions, is in [`session`]. It does not know connections or tiers' capacities, and keeps no counts: `ingest` does.
 
 #![forbid(unsafe_code)]
 
@@ -30,13 +30,16 @@ mod datagram;
 mod encode;
 mod frame;
 mod priority;
+mod producer;
 mod refusal;
+pub mod session;
 mod topic;
 
 pub use datagram::{Datagram, datagram};
 pub use encode::{encode_header, encode_into, encoded_len};
 pub use frame::{Frame, FrameHeader, FrameLimits, Parsed, parse, parse_header};
 pub use priority::{Priority, Tier};
+pub use producer::ProducerId;
 pub use refusal::FrameRefusal;
 pub use topic::{Topic, check_topic};
 

@@ -99,6 +99,9 @@ pub(super) fn print_record(out: &mut dyn Write, record: &OwnedRecord) -> io::Res
         record.tier.name(),
         record.topic
     )?;
+    if let Some(stamp) = record.producer {
+        write!(out, "[{}/{}] ", stamp.producer, stamp.sequence)?;
+    }
     match std::str::from_utf8(&record.body) {
         // Control characters escaped: a body must not move the reader's cursor.
         Ok(text) => {
@@ -120,6 +123,10 @@ struct RecordJson<'a> {
     priority: &'static str,
     tier: &'static str,
     source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer_sequence: Option<u64>,
     topic: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'a str>,
@@ -140,6 +147,8 @@ impl<'a> RecordJson<'a> {
             priority: record.priority.name(),
             tier: record.tier.name(),
             source: record.source.name(),
+            producer: record.producer.map(|stamp| stamp.producer.to_string()),
+            producer_sequence: record.producer.map(|stamp| stamp.sequence),
             topic: &record.topic,
             body,
             body_base64,

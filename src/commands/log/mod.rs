@@ -326,6 +326,9 @@ mod tests {
     use super::*;
     use crate::storage::reader::OwnedRecord;
 
+    /// Where the first batch with records begins, behind the mark that opens the log and an empty snapshot.
+    const FIRST_DATA: usize = 4096 + 2 * 48;
+
     /// A folder with a closed log of nine records: three of each tier.
     fn folder() -> tempfile::TempDir {
         let place = tempfile::tempdir().unwrap();
@@ -373,8 +376,8 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_in_bodies_are_escaped() {
-        let record = OwnedRecord {
+    fn control_characters_in_bodies_are_escaped_and_sessions_named() {
+        let mut record = OwnedRecord {
             node: 0,
             sequence: 1,
             id: 2,
@@ -382,12 +385,23 @@ mod tests {
             priority: Priority::Low,
             tier: crate::wire::Tier::Batch,
             source: crate::pool::Source::Tcp,
+            producer: None,
             topic: "t".into(),
             body: b"a\x1b[2Jb\n".to_vec(),
         };
         let mut out = Vec::new();
         print_record(&mut out, &record).unwrap();
         assert!(String::from_utf8(out).unwrap().ends_with("t a\\u{1b}[2Jb\\n\n"));
+        let producer = crate::pool::ProducerId::from_bytes([0x1f; 16]).unwrap();
+        record.producer = Some(crate::pool::ProducerStamp { producer, sequence: 7 });
+        let mut out = Vec::new();
+        print_record(&mut out, &record).unwrap();
+        let name = "1f".repeat(16);
+        assert!(String::from_utf8(out).unwrap().contains(&format!("t [{name}/7] a")));
+        let mut out = Vec::new();
+        super::dump::print_one(&mut out, &record, true).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&json["producer"], &json["producer_sequence"]), (&name.into(), &7.into()));
     }
 
     #[test]
@@ -397,11 +411,11 @@ mod tests {
         assert!(outcome == LogOutcome::Whole && text.contains(": whole: 9 records in 3 batches"), "{text}");
         let path = place.path().join("events.bin");
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[4096 + 96 + 100] ^= 1;
+        bytes[FIRST_DATA + 100] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         let (outcome, text) = run(place.path(), &["verify"]).unwrap();
         assert_eq!(outcome.exit_code(), 5);
-        assert!(text.contains("DAMAGED") && text.contains("damage at byte 4192"), "{text}");
+        assert!(text.contains("DAMAGED") && text.contains(&format!("damage at byte {FIRST_DATA}")), "{text}");
         let (outcome, text) = run(place.path(), &["verify", "--json"]).unwrap();
         let report: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((outcome, &report["whole"]), (LogOutcome::Damaged, &false.into()));
@@ -414,7 +428,7 @@ mod tests {
         let place = folder();
         let path = place.path().join("events.bin");
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[4096 + 96 + 100] ^= 1;
+        bytes[FIRST_DATA + 100] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         let (_, text) = run(place.path(), &["repair"]).unwrap();
         assert!(text.contains("records 0 to 2 lost; the loss is accepted") && text.contains("1 damages mended"), "{text}");

@@ -20,11 +20,14 @@
 //!   it. Sequences, chain and epoch go on; the first write of a segment carries its header.
 //! - **A7** `durable` passes from one segment to the next: nothing of a segment is called durable by a sync of its own before a sync has
 //!   covered all of the one before it.
+//! - **A8** A segment's snapshot of the producers' table is on its way before the segment's first record is staged (P4). A producer's sequence is
+//!   in the table from when its record is staged, no earlier: so a snapshot tells of nothing that is not before it in the log.
 //!
 //! What it does not do: open, recover, close or cut the log (`open.rs`, `recovery.rs`, on the engine's thread); make, seal or name segments
 //! (`keeper.rs`, on a helper thread).
 
 mod measure;
+mod producers;
 mod roll;
 mod write;
 
@@ -34,22 +37,24 @@ use std::sync::Arc;
 
 pub use measure::{AppenderCounters, AppenderLatencies};
 
-use super::format::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader};
+use super::format::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, LogKey, RECORD_HEADER_BYTES_MAX, RecordHeader};
 use super::keeper::{Handover, LOOK_EVERY};
 use super::open::LogPosition;
 use super::staging::{Counts, OpenBatch, Samples};
 use super::status::{InletProgress, StoreState, StoreStatus};
+use super::sync_method::SyncMethod;
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::lane::LaneConsumer;
 use crate::control::NodeGate;
 use crate::metrics::ledger::{DropReason, LedgerCells};
 use crate::planted::{Bug, is_planted};
-use crate::pool::{Event, Releaser, SharedPool, SlotClass, Source};
+use crate::pool::{Event, Outcome, Releaser, SharedPool, SlotClass, Source};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring, WriteSync};
 use crate::sys::memory::StagingBuffer;
 use crate::wire::Tier;
 use measure::Stages;
+use producers::StagedProducers;
 use roll::Rolls;
 use write::{Allocation, Flight, NO_SPACE_WAIT_MIN, Syncs};
 
@@ -65,7 +70,7 @@ pub enum Durability {
     None,
     /// Together: every `commit_interval` or `commit_bytes`.
     Group,
-    /// Every batch, with its write.
+    /// Every batch, with its write or right behind it.
     Always,
 }
 
@@ -80,6 +85,8 @@ pub struct AppenderOptions {
     pub flush_interval: Nanos,
     /// When written events are durable.
     pub durability: Durability,
+    /// How, with [`Durability::Always`].
+    pub sync_method: SyncMethod,
     /// With [`Durability::Group`]: a sync at the latest this long after a write completed.
     pub commit_interval: Nanos,
     /// With [`Durability::Group`]: a sync when this many bytes have been written since the last one.
@@ -98,6 +105,7 @@ impl Default for AppenderOptions {
             flush_events: 100,
             flush_interval: Nanos::from_micros(500),
             durability: Durability::Group,
+            sync_method: SyncMethod::Dsync,
             commit_interval: Nanos::from_micros(2000),
             commit_bytes: 1 << 20,
             // 128 MiB: the next step is asked for with 64 MiB left, some 40 ms of the fastest stream.
@@ -108,10 +116,15 @@ impl Default for AppenderOptions {
 }
 
 impl AppenderOptions {
+    /// How long a completed write waits for its sync at most.
+    fn sync_wait(&self) -> Nanos {
+        if self.durability == Durability::Group { self.commit_interval } else { Nanos(0) }
+    }
+
     /// The smallest staging buffer that takes an event of `payload_bytes` of topic and body.
     pub fn staging_bytes_min(payload_bytes: usize) -> usize {
         // Up to a block less one byte is carried over from the batch before.
-        (BLOCK_BYTES + BATCH_HEADER_BYTES + RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(BLOCK_BYTES)
+        (BLOCK_BYTES + BATCH_HEADER_BYTES + RECORD_HEADER_BYTES_MAX + payload_bytes).next_multiple_of(BLOCK_BYTES)
     }
 }
 
@@ -180,7 +193,8 @@ pub struct Appender {
     handover: Arc<Handover>,
     segment_bytes: u64,
     rolls: Rolls,
-    log_id: u64,
+    producers: StagedProducers,
+    key: LogKey,
     epoch: u32,
     /// Of the next batch.
     next_sequence: u64,
@@ -246,7 +260,8 @@ impl Appender {
             handover: position.handover,
             segment_bytes: position.segment_bytes,
             rolls: Rolls::new(position.fd, so_far),
-            log_id: so_far.log_id,
+            producers: StagedProducers::new(position.producers),
+            key: LogKey::of(so_far.log_id),
             epoch: position.epoch,
             next_sequence: so_far.end_sequence,
             chain: so_far.chain,
@@ -277,10 +292,9 @@ impl Appender {
     }
 
     fn write_sync(&self) -> WriteSync {
-        match self.options.durability {
-            Durability::Always if is_planted(Bug::NoFsync) => WriteSync::None,
-            Durability::Always => WriteSync::DataSync,
-            Durability::None | Durability::Group => WriteSync::None,
+        match (self.options.durability, self.options.sync_method) {
+            (Durability::Always, SyncMethod::Dsync) if !is_planted(Bug::NoFsync) => WriteSync::DataSync,
+            _ => WriteSync::None,
         }
     }
 
@@ -325,11 +339,19 @@ impl Appender {
                 tier: header.tier,
                 source: header.source,
                 topic_bytes: header.topic_len,
+                producer: header.producer(),
             };
-            if !self.open.push(&record, self.pool.payload(event)) {
+            let id_place = record.producer.and_then(|stamp| self.producers.place(stamp.producer));
+            let record_at = self.open.payload_bytes();
+            if !self.open.push(&record, id_place, self.pool.payload(event)) {
                 break;
             }
-            let event = self.hands.pop().expect("just looked at");
+            if let Some(stamp) = record.producer {
+                self.producers.staged(stamp, record_at, id_place.is_none());
+            }
+            let mut event = self.hands.pop().expect("just looked at");
+            let log_sequence = self.next_sequence + u64::from(self.open.records) - 1;
+            self.pool.end(&mut event, Outcome::Stored { log_sequence });
             self.releaser.release(event);
         }
         let staged = before - self.hands.len();
@@ -347,6 +369,9 @@ impl Appender {
             }
             let sample = self.hands.last().map(|event| self.pool.header(event)).map(|header| (header.tier, header.received_at));
             self.roll_if_full(ctx);
+            if !self.write_snapshot(ctx) {
+                break;
+            }
             let (staged, all) = self.stage_hands(ctx.now);
             if let Some((tier, received_at)) = sample.filter(|_| staged > 0) {
                 // One clock read for up to 64 events: its first stands for them.
@@ -366,9 +391,10 @@ impl Appender {
     fn drop_all(&mut self) -> u32 {
         let mut done = 0;
         while done < self.options.poll_events_max && (!self.hands.is_empty() || self.fill_hands()) {
-            for event in self.hands.drain(..) {
+            for mut event in self.hands.drain(..) {
                 let header = self.pool.header(&event);
                 self.ledger.cell(header.source, header.tier).lost[DropReason::StoreUnavailable as usize].add(1);
+                self.pool.end(&mut event, Outcome::Lost(DropReason::StoreUnavailable));
                 self.releaser.release(event);
                 done += 1;
             }

@@ -48,7 +48,7 @@ impl Appender {
     /// An empty batch at the end of a full segment begins the next one, if that is ready, and if nothing of the roll before or of the
     /// ring is left to be done for this one but its last write and sync.
     pub(super) fn roll_if_full<R: Ring>(&mut self, ctx: &Context<'_, R>) {
-        let is_full = self.open.records == 0 && self.open.file_offset() >= self.segment_bytes;
+        let is_full = self.open.is_empty() && self.open.file_offset() >= self.segment_bytes;
         if !is_full || self.rolls.left.is_some() || self.rolls.file != self.open.file() || !self.allocation.rests() {
             return;
         }
@@ -62,6 +62,7 @@ impl Appender {
         };
         let header = SegmentHeader { recycled: next.recycled, ..end.successor(ctx.wall, self.epoch) };
         self.open.begin_segment(next.fd, &header);
+        self.producers.begin_snapshot();
         self.allocation.move_on(next.allocated_bytes);
         self.durable_bytes = 0;
         self.rolls.asked = false;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::super::format::BLOCK_BYTES;
 use super::super::staging::{Samples, SealFacts, SealedBatch};
 use super::super::status::{StoreOperation, StoreState};
+use super::super::sync_method::SyncMethod;
 use super::{Appender, AppenderOptions, Durability};
 use crate::agent::Context;
 use crate::planted::{Bug, is_planted};
@@ -75,7 +76,7 @@ impl Syncs {
     pub(super) fn deadline(&self, options: &AppenderOptions) -> Option<Nanos> {
         match self.in_flight {
             Some(_) => None,
-            None => self.since.map(|since| since + options.commit_interval),
+            None => self.since.map(|since| since + options.sync_wait()),
         }
     }
 
@@ -149,14 +150,14 @@ impl Appender {
 
     /// Seals the open batch and writes it, unless one is on its way already. Returns whether it did.
     pub(super) fn start_write<R: Ring>(&mut self, ctx: &mut Context<'_, R>) -> bool {
-        if self.open.records == 0 {
+        if self.open.is_empty() {
             return false;
         }
         let Some(spare) = self.spare.take() else { return false };
         debug_assert!(self.flight.is_none(), "A1");
         self.flight_samples = self.open.samples;
         let facts = SealFacts {
-            log_id: self.log_id,
+            key: self.key,
             epoch: self.epoch,
             first_sequence: self.next_sequence,
             sealed_at: ctx.wall,
@@ -166,7 +167,8 @@ impl Appender {
         };
         let (batch, buffer) = self.open.seal(&facts, spare);
         (self.next_sequence, self.chain) = (batch.header.end_sequence(), batch.chain);
-        self.latest_receipt = self.latest_receipt.max(batch.header.latest_receipt);
+        self.latest_receipt = self.latest_receipt.max(batch.contents.latest_receipt);
+        self.producers.next_batch();
         self.inlets.iter_mut().for_each(|inlet| inlet.sealed = inlet.staged);
         self.submit_write(ctx, buffer, batch, 0);
         true
@@ -197,9 +199,8 @@ impl Appender {
             return;
         }
         let last = self.is_draining && self.staged_events() == 0;
-        let is_due = |since: Nanos| {
-            ctx.now >= since + self.options.commit_interval || self.syncs.bytes >= self.options.commit_bytes || last
-        };
+        let is_due =
+            |since: Nanos| ctx.now >= since + self.options.sync_wait() || self.syncs.bytes >= self.options.commit_bytes || last;
         let sync = if let Some(file) = self.syncs.left_behind.take() {
             // The sequence where that segment ends; of the file that is written now nothing.
             Some((file, self.rolls.written.first_sequence, 0))
@@ -318,7 +319,7 @@ impl Appender {
         }
         let end_bytes = batch.offset + batch.end as u64;
         let (bytes, end_sequence) = (batch.header.batch_bytes(), batch.header.end_sequence());
-        self.rolls.written.add(&batch.header, batch.chain);
+        self.rolls.written.add(&batch.header, &batch.contents, batch.chain);
         self.status.set_written(end_sequence, end_bytes, batch.chain);
         self.inlets.iter().for_each(|inlet| inlet.progress.set(inlet.sealed));
         self.count_stored(&batch.counts);
@@ -326,14 +327,14 @@ impl Appender {
         self.counters.events.add(u64::from(batch.header.record_count));
         self.counters.bytes.add(bytes);
         self.stages.written.record_all(&self.flight_samples, now);
-        match self.options.durability {
-            Durability::None => {}
-            Durability::Group => {
+        match (self.options.durability, self.options.sync_method) {
+            (Durability::None, _) => {}
+            (Durability::Group, _) | (Durability::Always, SyncMethod::Fdatasync) => {
                 self.syncs.since = self.syncs.since.or(Some(now));
                 self.syncs.bytes += bytes;
                 self.syncs.samples.extend(&self.flight_samples);
             }
-            Durability::Always => {
+            (Durability::Always, SyncMethod::Dsync) => {
                 self.stages.durable.record_all(&self.flight_samples, now);
                 self.durable(batch.file, end_sequence, end_bytes);
             }

@@ -1,6 +1,48 @@
 //! The two ends of a segment: the header that says what it continues, and the footer that closes it for good.
+//!
+//! Segment header, at offset 0:
+//!
+//! | at | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `EVSTRLOG` |
+//! | 8 | 2 | version, 3 |
+//! | 10 | 2 | header bytes, 96 |
+//! | 12 | 4 | node |
+//! | 16 | 8 | log id: random, the same in every segment of the log |
+//! | 24 | 8 | created at, wall ns |
+//! | 32 | 8 | first sequence |
+//! | 40 | 4 | epoch: batches of the segment have this one or a later one |
+//! | 44 | 4 | where batches begin, 4096 |
+//! | 48 | 8 | follows: the end sequence of the predecessor; below the first sequence only where a loss was accepted |
+//! | 56 | 4 | chain: what the first batch carries as its chain; the header CRC of the predecessor's last batch, 0 in a new log |
+//! | 60 | 4 | flags: 1 recycled (behind the last batch may lie what an earlier use left), 2 mended (what it follows was repaired, so that the chain may not fit) |
+//! | 64 | 8 | latest receipt of all records before this segment, wall ns |
+//! | 72 | 20 | zero |
+//! | 92 | 4 | CRC-32C of bytes 0..92 |
+//!
+//! Footer, right behind the last batch of a sealed segment:
+//!
+//! | at | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `EVSTREND` |
+//! | 8 | 2 | version, 3 |
+//! | 10 | 2 | footer bytes, 128 |
+//! | 12 | 4 | epoch of the last batch |
+//! | 16 | 8 | log id |
+//! | 24 | 8 | first sequence |
+//! | 32 | 8 | end sequence: that of the next segment's first record |
+//! | 40 | 8 | its own place: where batches end |
+//! | 48 | 8 | batches with records |
+//! | 56 | 8 | highest event id, 0 without records |
+//! | 64 | 8 | when the first batch with records was sealed, wall ns, 0 without records |
+//! | 72 | 8 | when the last one was |
+//! | 80 | 8 | latest receipt of all records up to here, in this segment or before: it only grows, so segments can be searched by it |
+//! | 88 | 4 | chain: the header CRC of the last batch |
+//! | 92 | 4 | node |
+//! | 96 | 28 | zero |
+//! | 124 | 4 | CRC-32C of bytes 0..124 |
 
-use super::{BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FORMAT_VERSION, FormatError, u16_at, u32_at, u64_at};
+use super::{BatchHeader, BatchMark, Contents, FIRST_BATCH_OFFSET, FORMAT_VERSION, FormatError, u16_at, u32_at, u64_at};
 use crate::sys::clock::WallNanos;
 
 /// Bytes of the segment header that mean something; it fills a block of its own.
@@ -19,7 +61,7 @@ const _: () = assert!(FIRST_BATCH_OFFSET as usize >= SEGMENT_HEADER_BYTES);
 pub struct SegmentHeader {
     /// The node whose events these are.
     pub node: u32,
-    /// Random; repeated in every batch (F4).
+    /// Random; every batch's checks are mixed with it (F4).
     pub log_id: u64,
     /// When the segment was begun.
     pub created_at: WallNanos,
@@ -159,7 +201,7 @@ impl Footer {
     }
 
     /// One more batch stands where the footer stood; `chain` is its header CRC.
-    pub fn add(&mut self, batch: &BatchHeader, chain: u32) {
+    pub fn add(&mut self, batch: &BatchHeader, contents: &Contents, chain: u32) {
         self.epoch = batch.epoch;
         self.end_sequence = batch.end_sequence();
         self.offset += batch.batch_bytes();
@@ -168,8 +210,8 @@ impl Footer {
             let first = if self.batches == 0 { batch.sealed_at } else { self.sealed_between.0 };
             self.sealed_between = (first, batch.sealed_at);
             self.batches += 1;
-            self.highest_event_id = self.highest_event_id.max(batch.highest_event_id);
-            self.latest_receipt = self.latest_receipt.max(batch.latest_receipt);
+            self.highest_event_id = self.highest_event_id.max(contents.highest_event_id);
+            self.latest_receipt = self.latest_receipt.max(contents.latest_receipt);
         }
     }
 
@@ -321,12 +363,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_first_version_is_named_as_one() {
-        let mut bytes = vec![0; BLOCK_BYTES];
-        bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
-        bytes[8] = 1;
-        bytes[10] = 64;
-        assert_eq!(SegmentHeader::decode(&bytes).unwrap_err(), FormatError::Version { found: 1 });
+    fn a_file_of_an_earlier_version_is_named_as_one() {
+        let mut first = vec![0; BLOCK_BYTES];
+        first[..8].copy_from_slice(&SEGMENT_MAGIC);
+        (first[8], first[10]) = (1, 64);
+        assert_eq!(SegmentHeader::decode(&first).unwrap_err(), FormatError::Version { found: 1 });
+        let mut second = a_header().encode();
+        second[8] = 2;
+        let crc = crc32c::crc32c(&second[..92]);
+        second[92..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(SegmentHeader::decode(&second).unwrap_err(), FormatError::Version { found: 2 });
     }
 
     proptest! {

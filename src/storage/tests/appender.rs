@@ -6,6 +6,7 @@ use crate::storage::format::{BLOCK_BYTES, FIRST_BATCH_OFFSET};
 use crate::storage::node_reader::{NodeReader, verify};
 use crate::storage::reader::OwnedRecord;
 use crate::storage::status::{StoreOperation, StoreState};
+use crate::storage::sync_method::SyncMethod;
 use crate::storage::testing::{Bench, TestRing, WriteFate, active, small};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::sys::io::{Errno, WriteSync};
@@ -300,6 +301,28 @@ fn with_always_a_written_batch_is_durable() {
     assert!(bench.ring.writes.iter().all(|(_, _, sync)| *sync == WriteSync::DataSync));
     bench.run_to_the_end();
     assert_eq!(bench.ring.syncs, 0);
+}
+
+#[test]
+fn with_always_by_fdatasync_each_write_is_synced_when_all_of_it_is_written() {
+    let options = AppenderOptions { sync_method: SyncMethod::Fdatasync, ..with(Durability::Always) };
+    let mut bench = Bench::new(options, SimDisk::new());
+    bench.ring.write_fates.push_back(WriteFate::Short(4096));
+    bench.push_many(Tier::Batch, 100);
+    bench.poll();
+    bench.complete(); // half of it
+    bench.poll();
+    assert_eq!((bench.ring.pending_writes(), bench.ring.pending_syncs()), (1, 0), "the rest first");
+    bench.complete();
+    let status = bench.log.status().clone();
+    assert_eq!((status.written_sequence(), status.durable_sequence()), (100, 0));
+    let work = bench.poll();
+    assert_eq!((bench.ring.pending_syncs(), work.next_deadline), (1, None), "at once, and nothing else is due");
+    bench.complete();
+    assert_eq!(status.durable_sequence(), 100);
+    assert!(bench.ring.writes.iter().all(|(_, _, sync)| *sync == WriteSync::None));
+    bench.run_to_the_end();
+    assert_eq!(bench.ring.syncs, 1);
 }
 
 #[test]

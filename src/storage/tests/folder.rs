@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::pool::Source;
 use crate::storage::folder::{DataFolder, LOCK_FILE_NAME, OpenRefusal};
-use crate::storage::format::{BATCH_HEADER_BYTES, RecordHeader};
+use crate::storage::format::{BATCH_HEADER_BYTES, LogKey, RecordHeader};
 use crate::storage::node_reader::verify;
 use crate::storage::staging::{OpenBatch, SealFacts};
 use crate::storage::testing::{a_log, identity};
@@ -158,7 +158,7 @@ fn direct_writes_and_the_page_cache_see_the_same_file() {
         file.is_direct()
     };
     let position = log.position();
-    assert_eq!(position.tail.len(), BATCH_HEADER_BYTES, "the mark is read back");
+    assert_eq!(position.tail.len(), 2 * BATCH_HEADER_BYTES, "the mark and an empty snapshot are read back");
     let mut writer = fs::OpenOptions::new();
     writer.write(true).custom_flags(if is_direct { libc::O_DIRECT } else { 0 });
     let writer = writer.open(place.path().join("events.bin")).unwrap();
@@ -173,12 +173,13 @@ fn direct_writes_and_the_page_cache_see_the_same_file() {
         tier: Tier::Realtime,
         source: Source::Tcp,
         topic_bytes: 1,
+        producer: None,
     };
     let (mut sequence, mut chain) = (so_far.end_sequence, so_far.chain);
     for _ in 0..20 {
-        (0..30).for_each(|_| assert!(batch.push(&record, b"topic and body")));
+        (0..30).for_each(|_| assert!(batch.push(&record, None, b"topic and body")));
         let facts = SealFacts {
-            log_id: so_far.log_id,
+            key: LogKey::of(so_far.log_id),
             epoch: position.epoch,
             first_sequence: sequence,
             sealed_at: WallNanos(2),

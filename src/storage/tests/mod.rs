@@ -3,5 +3,7 @@
 mod appender;
 mod dead_letter;
 mod folder;
+mod producers;
 mod recovery;
 mod segments;
+mod sessions;

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use crate::sim::disk::SimDisk;
 use crate::storage::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FOOTER_BYTES, SEGMENT_HEADER_BYTES,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, FIRST_BATCH_OFFSET, FOOTER_BYTES, FormatError, LogKey,
+    SEGMENT_HEADER_BYTES,
 };
 use crate::storage::log_file::LogFolder;
 use crate::storage::node_reader::{MergeOrder, MergedReader, NodeReader, verify};
@@ -18,7 +19,7 @@ fn batches(bytes: &[u8]) -> Vec<(usize, BatchHeader)> {
     let file = disk_of(bytes).open("events.bin").unwrap();
     let mut walk = Walk::open(file).unwrap().unwrap();
     let mut found = Vec::new();
-    while let Step::Batch(header, offset) = walk.step(None).unwrap() {
+    while let Step::Batch(header, offset) = walk.step().unwrap() {
         found.push((offset as usize, header));
     }
     found
@@ -40,9 +41,9 @@ fn kept(disk: &SimDisk) -> Vec<u8> {
     }
 }
 
-fn reseal(bytes: &mut [u8], at: usize) {
-    let crc = crc32c::crc32c(&bytes[at..at + 92]);
-    bytes[at + 92..at + 96].copy_from_slice(&crc.to_le_bytes());
+fn reseal(bytes: &mut [u8], at: usize, log_id: u64) {
+    let crc = crc32c::crc32c(&bytes[at..at + 44]) ^ (log_id ^ (log_id >> 32)) as u32;
+    bytes[at + 44..at + 48].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// The log as a crash leaves it: without the mark that closes it.
@@ -153,12 +154,12 @@ fn damage_that_nothing_later_calls_durable_is_cut_as_a_torn_tail() {
 fn damage_names_the_lost_sequences() {
     let mut log = a_log(5, 3);
     let starts = batches(&log);
-    let (at, header) = starts[2];
+    let (at, header) = starts[3];
     assert_eq!(header.mark, BatchMark::Data);
     log[at + BATCH_HEADER_BYTES + 3] ^= 4;
     let LogFault::Damaged(damage) = recover_disk(&frozen(&log)).unwrap_err() else { panic!("it is damage") };
     assert_eq!((damage.offset, damage.first_lost), (at as u64, header.first_sequence));
-    assert_eq!(damage.resume, Some((starts[3].0 as u64, header.end_sequence())));
+    assert_eq!(damage.resume, Some((starts[4].0 as u64, header.end_sequence())));
     assert_eq!(
         damage.to_string(),
         format!("damage at byte {at} (batch payload: its checksum does not fit): records 3 to 5 lost")
@@ -172,11 +173,11 @@ fn damage_names_the_lost_sequences() {
 fn several_damages_are_all_found() {
     let mut log = a_log(9, 3);
     let starts = batches(&log);
-    for index in [1, 2, 5] {
+    for index in [2, 3, 6] {
         log[starts[index].0 + 20] ^= 0xFF;
     }
     let report = verify(frozen(&log), 0).unwrap();
-    assert_eq!((report.damage_count, report.records), (2, 18), "batches 1 and 2 are one hole");
+    assert_eq!((report.damage_count, report.records), (2, 18), "two that follow each other are one hole");
     assert!(!report.is_whole());
 }
 
@@ -184,28 +185,28 @@ fn several_damages_are_all_found() {
 fn a_duplicated_batch_is_cut_and_a_missing_one_is_damage() {
     let log = a_log(4, 3);
     let starts = batches(&log);
-    let batch = |index: usize| &log[starts[index].0..starts[index + 1].0];
-
-    let twice = [&log[..starts[2].0], batch(1)].concat();
+    let twice = [&log[..starts[3].0], &log[starts[2].0..starts[3].0]].concat();
     let report = recover_disk(&disk_of(&twice)).unwrap();
     assert_eq!(report.cut_fault, Some(Fault::Sequence { expected: 3, found: 0 }));
     assert_eq!(report.next_sequence, 3);
 
-    // Without batch 2; batch 3 knows that it was durable.
-    let gapped = [&log[..starts[2].0], &log[starts[3].0..]].concat();
+    // Without the second one that has records; the third one knows that it was durable.
+    let gapped = [&log[..starts[3].0], &log[starts[4].0..]].concat();
     let LogFault::Damaged(damage) = recover_disk(&frozen(&gapped)).unwrap_err() else { panic!("it is damage") };
     assert_eq!(damage.fault, Fault::Sequence { expected: 3, found: 6 });
-    assert_eq!(damage.resume, Some((starts[2].0 as u64, 6)));
+    assert_eq!(damage.resume, Some((starts[3].0 as u64, 6)));
 }
 
 #[test]
 fn a_batch_of_an_older_epoch_or_another_log_is_not_taken() {
     let log = unclosed(&a_log(3, 3));
     let (last, _) = *batches(&log).last().unwrap();
-    for (at, value, fault) in [(72, 0, Fault::Epoch), (16, 0x77, Fault::OtherLog), (76, 0x77, Fault::Chain)] {
+    let (id, other_id) = (identity().log_id, identity().log_id + 1);
+    let other_log = Fault::Header(FormatError::Checksum);
+    for (at, value, log_id, fault) in [(4, 0, id, Fault::Epoch), (24, 0, other_id, other_log), (36, 0x77, id, Fault::Chain)] {
         let mut bytes = log.clone();
         bytes[last + at] = value;
-        reseal(&mut bytes, last);
+        reseal(&mut bytes, last, log_id);
         let disk = disk_of(&bytes);
         let report = recover_disk(&disk).unwrap();
         assert_eq!((report.cut_fault, kept(&disk).len()), (Some(fault), last));
@@ -216,9 +217,12 @@ fn a_batch_of_an_older_epoch_or_another_log_is_not_taken() {
 fn a_body_that_looks_like_a_batch_is_not_taken_for_one() {
     // A sender's forgery: all fits, but it can't know the log id.
     let mut forged = batches(&a_log(1, 1))[1].1;
-    (forged.log_id, forged.epoch) = (0x1234, u32::MAX);
-    (forged.first_sequence, forged.durable_sequence, forged.durable_bytes) = (1000, u64::MAX, u64::MAX);
-    let torn = [unclosed(&a_log(2, 3)), b"half a batch ".to_vec(), forged.encode().to_vec()].concat();
+    forged.epoch = (1 << 28) - 1;
+    (forged.first_sequence, forged.durable_sequence, forged.durable_bytes_lag) = (1000, 1000, 0);
+    let torn = |key| [unclosed(&a_log(2, 3)), b"half a batch ".to_vec(), forged.encode(key).0.to_vec()].concat();
+    let known = recover_disk(&frozen(&torn(LogKey::of(identity().log_id))));
+    assert!(matches!(known, Err(LogFault::Damaged(_))), "with the id it would pass: {known:?}");
+    let torn = torn(LogKey::of(0x1234));
     let report = recover_disk(&disk_of(&torn)).unwrap();
     assert_eq!(report.next_sequence, 6);
     assert!(report.cut_bytes > 0);
@@ -228,10 +232,10 @@ fn a_body_that_looks_like_a_batch_is_not_taken_for_one() {
 fn a_huge_length_in_a_header_allocates_nothing_and_is_cut() {
     let log = unclosed(&a_log(2, 3));
     let (last, _) = *batches(&log).last().unwrap();
-    for length in [u32::MAX, (64 << 20) - 96, 1 << 20] {
+    for length in [(1u64 << 26) - 1, (64 << 20) - 48, 1 << 20] {
         let mut bytes = log.clone();
-        bytes[last + 24..last + 28].copy_from_slice(&length.to_le_bytes());
-        reseal(&mut bytes, last);
+        bytes[last + 8..last + 16].copy_from_slice(&(length | 3 << 26).to_le_bytes());
+        reseal(&mut bytes, last, identity().log_id);
         let disk = disk_of(&bytes);
         recover_disk(&disk).unwrap();
         assert_eq!(kept(&disk).len(), last);
@@ -246,10 +250,10 @@ fn what_is_no_log_is_refused_unchanged() {
         assert!(matches!(recover_disk(&frozen(&bytes)), Err(LogFault::Foreign)));
     }
     let mut newer = a_log(1, 1);
-    newer[8] = 3;
+    newer[8] = 4;
     let crc = crc32c::crc32c(&newer[..92]);
     newer[92..96].copy_from_slice(&crc.to_le_bytes());
-    assert!(matches!(recover_disk(&frozen(&newer)), Err(LogFault::Version { found: 3 })));
+    assert!(matches!(recover_disk(&frozen(&newer)), Err(LogFault::Version { found: 4 })));
 }
 
 #[test]
@@ -299,7 +303,7 @@ fn batches_longer_than_the_window_are_read_and_found() {
     // 3 MiB of garbage between a torn batch and the evidence: scanned across windows, headers on their borders too.
     let log = a_log(3, 3);
     let starts = batches(&log);
-    for shift in [0, 1, 95, 96, 97, 4096] {
+    for shift in [0, 1, 47, 48, 49, 4096] {
         let mut bytes = log[..starts[2].0].to_vec();
         bytes.resize((1 << 20) + starts[2].0 - shift, 0xEE);
         bytes.extend_from_slice(&log[starts[3].0..]);

@@ -90,8 +90,8 @@ impl std::fmt::Display for StillInFlight {
 
 impl std::error::Error for StillInFlight {}
 
-/// A write whose staging buffer the ring holds (R3).
-struct PendingWrite {
+/// A write or send whose staging buffer the ring holds (R3).
+struct Held {
     token: Token,
     buffer: StagingBuffer,
     ended: bool,
@@ -122,8 +122,10 @@ pub struct Uring {
     next_wire_id: u32,
     backlog: VecDeque<squeue::Entry>,
     ready: VecDeque<Completion>,
-    writes: Box<[Option<PendingWrite>]>,
-    writes_pending: usize,
+    /// At most `writes_max`; it never grows.
+    held: Vec<Held>,
+    /// Of them, those whose operation has not ended.
+    held_in_flight: usize,
     messages: Box<[Message]>,
     messages_used: usize,
     staging_registered: bool,
@@ -167,8 +169,8 @@ impl Uring {
             // Rarely used: the queue holds a whole turn's worth, but a burst of re-arming can exceed it.
             backlog: VecDeque::with_capacity(4 * ring.params().sq_entries() as usize),
             ready: VecDeque::with_capacity(usize::from(options.recvmsgs_max) + 16),
-            writes: (0..options.writes_max).map(|_| None).collect(),
-            writes_pending: 0,
+            held: Vec::with_capacity(usize::from(options.writes_max)),
+            held_in_flight: 0,
             messages: (0..options.recvmsgs_max).map(|_| message()).collect(),
             messages_used: 0,
             staging_registered: false,
@@ -483,7 +485,7 @@ impl Uring {
         }
         let mut buffer = cqueue::buffer_select(entry.flags()).map(|wire_id| self.take_back(wire_id));
         if !more {
-            self.end_write(token);
+            self.end_held(token);
             self.end_message(token, &mut result, &mut buffer);
         }
         Some(Completion { token, result, more, buffer: buffer.map(RawBuffer::into_id) })

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use io_uring::{opcode, squeue, types};
 
-use super::{Group, Message, PendingWrite, RawBuffer, Uring};
+use super::{Group, Held, Message, RawBuffer, Uring};
 use crate::pool::LentBuffer;
 use crate::sys::clock::{Clock, HostClock, Nanos, WallNanos};
 use crate::sys::features::Feature;
@@ -118,16 +118,21 @@ impl Ring for Uring {
             }
             _ => opcode::Write::new(fd, start, len).offset(offset).rw_flags(flags).build(),
         };
-        let place = self.writes.iter_mut().find(|place| place.is_none()).expect("R3: no more writes at a time than `writes_max`");
-        *place = Some(PendingWrite { token, buffer, ended: false });
-        self.writes_pending += 1;
+        self.hold(token, buffer);
+        self.push(entry, token);
+    }
+
+    fn send(&mut self, token: Token, socket: Fd, buffer: StagingBuffer, bytes: Range<usize>) {
+        let area = &buffer[bytes]; // Panics beyond the buffer, as for a write.
+        let (start, len) = (area.as_ptr(), u32::try_from(area.len()).expect("staging buffers are below 4 GiB"));
+        let entry = opcode::Send::new(types::Fd(socket.0), start, len).flags(libc::MSG_NOSIGNAL).build();
+        self.hold(token, buffer);
         self.push(entry, token);
     }
 
     fn reclaim(&mut self, token: Token) -> StagingBuffer {
-        let matches = |place: &&mut Option<PendingWrite>| place.as_ref().is_some_and(|write| write.token == token && write.ended);
-        let write = self.writes.iter_mut().find(matches).and_then(Option::take);
-        write.expect("R3: a write is reclaimed once, after its final completion").buffer
+        let place = self.held.iter().position(|held| held.token == token && held.ended);
+        self.held.swap_remove(place.expect("R3: a buffer is reclaimed once, after the final completion")).buffer
     }
 
     fn sync(&mut self, token: Token, file: Fd) {
@@ -143,6 +148,11 @@ impl Ring for Uring {
         // A plain call: it never blocks, and the peer gets its FIN before the descriptor can be reused.
         // SAFETY: no pointers. ENOTCONN (the peer was faster) is fine.
         unsafe { libc::shutdown(socket.0, libc::SHUT_RDWR) };
+    }
+
+    fn end_sending(&mut self, socket: Fd) {
+        // SAFETY: no pointers. As in `shutdown`.
+        unsafe { libc::shutdown(socket.0, libc::SHUT_WR) };
     }
 
     fn close(&mut self, token: Token, fd: Fd) {
@@ -196,15 +206,22 @@ impl Uring {
         self.push(opcode::RecvMsg::new(types::Fd(socket.0), header).build(), token);
     }
 
-    /// A write's final completion: its buffer may be reclaimed (R3).
-    pub(super) fn end_write(&mut self, token: Token) {
-        if self.writes_pending == 0 {
+    /// Keeps the buffer of an operation that is about to be submitted (R3).
+    fn hold(&mut self, token: Token, buffer: StagingBuffer) {
+        assert!(self.held.len() < self.held.capacity(), "no more writes and sends at a time than `writes_max`");
+        self.held.push(Held { token, buffer, ended: false });
+        self.held_in_flight += 1;
+    }
+
+    /// The final completion of a write or send: its buffer may be reclaimed (R3).
+    pub(super) fn end_held(&mut self, token: Token) {
+        if self.held_in_flight == 0 {
             return;
         }
-        let open = self.writes.iter_mut().flatten().find(|write| write.token == token && !write.ended);
-        if let Some(write) = open {
-            write.ended = true;
-            self.writes_pending -= 1;
+        let open = self.held.iter_mut().find(|held| held.token == token && !held.ended);
+        if let Some(held) = open {
+            held.ended = true;
+            self.held_in_flight -= 1;
         }
     }
 

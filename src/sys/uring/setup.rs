@@ -178,12 +178,13 @@ pub(crate) fn patiently<T>(mut step: impl FnMut() -> io::Result<T>) -> io::Resul
     step()
 }
 
-/// Restricts a disabled ring to what the engine does: no opening, no connecting, no sending.
+/// Restricts a disabled ring to what the engine does: no opening, no connecting.
 pub(crate) fn restrict(ring: &IoUring) -> io::Result<()> {
-    const OPERATIONS: [u8; 10] = [
+    const OPERATIONS: [u8; 11] = [
         opcode::Accept::CODE,
         opcode::Recv::CODE,
         opcode::RecvMsg::CODE,
+        opcode::Send::CODE,
         opcode::Write::CODE,
         opcode::WriteFixed::CODE,
         opcode::Fsync::CODE,
