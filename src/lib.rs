@@ -88,6 +88,8 @@ pub mod metrics;
 pub mod pool;
 pub mod wire;
 
+#[cfg(feature = "engine")]
+mod planted;
 #[cfg(all(feature = "engine", not(loom), any(test, feature = "sim")))]
 pub mod sim;
 #[cfg(feature = "engine")]

@@ -13,7 +13,7 @@ use eventstream::metrics::ledger::DropReason;
 use eventstream::metrics::telemetry::Snapshot;
 use eventstream::pool::EventView;
 use eventstream::process::{AlertHandler, HandlerError, RealtimeOptions, TransactionalHandler, TransactionalOptions};
-use eventstream::sim::world::run_seed;
+use eventstream::sim::campaign::run_seed;
 use eventstream::sys::clock::{Clock, HostClock};
 use eventstream::wire::Priority;
 

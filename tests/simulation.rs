@@ -1,7 +1,7 @@
 //! The simulator's seeds: real agents under faults, judged by the oracles of `eventstream::sim::oracle`.
 //!
 //! A failing seed prints itself; `EVENTSTREAM_SIM_SEED=n cargo test --test simulation` runs it alone. `EVENTSTREAM_SIM_SEEDS=n` runs the
-//! seeds below n instead of the first 500.
+//! seeds below n instead of the first 2,000.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,16 +9,17 @@ use std::ops::Range;
 use eventstream::bus::Overflow;
 use eventstream::control::Thresholds;
 use eventstream::metrics::ledger::DropReason;
+use eventstream::sim::campaign::{Bug, run_seed, try_seed};
 use eventstream::sim::clients::{FrameMix, Manner};
 use eventstream::sim::faults::Faults;
 use eventstream::sim::scenario::{HandlerManner, Scenario, UdpManner};
-use eventstream::sim::world::{Outcome, run, run_seed};
+use eventstream::sim::world::{Outcome, run};
 use eventstream::storage::Durability;
 use eventstream::sys::clock::Nanos;
 use eventstream::wire::Priority;
 
 /// How many seeds every run of the tests covers.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 2_000;
 
 /// The tests below share the seeds; the runner of tests spreads them over the cores.
 const PARTS: u64 = 8;
@@ -67,7 +68,7 @@ parts!(
 );
 
 /// What a hundred seeds must have met at least once: where one of these stays at zero, the simulation no longer tests it.
-const MET: [&str; 56] = [
+const MET: [&str; 62] = [
     "accept_backoff",
     "connection_waits batch",
     "connection_waits realtime",
@@ -85,6 +86,10 @@ const MET: [&str; 56] = [
     "control_transitions 0 EMERGENCY",
     "control_transitions 0 HEALTHY",
     "dead_letter_lost queue_full",
+    "deaths by a power cut",
+    "deaths by kill",
+    "deaths in the keeper",
+    "deaths that tore the log",
     "dedup_table_hits trans body",
     "events backpressure_drop",
     "events duplicate",
@@ -105,12 +110,14 @@ const MET: [&str; 56] = [
     "kernel_drops rest",
     "log_allocations",
     "log_allocations_refused",
+    "log_interrupted",
     "log_no_space",
     "log_segments_prepared",
     "log_segments_recycled",
     "log_segments_sealed",
     "log_short_writes",
     "log_syncs",
+    "openings interrupted",
     "parked_bytes",
     "partial_frame",
     "pinned_chunks",
@@ -140,6 +147,18 @@ fn the_seeds_reach_every_way_an_event_can_go_and_every_wait() {
     }
     let not_met: Vec<&str> = MET.into_iter().filter(|name| sums.get(*name).is_none_or(|sum| *sum == 0)).collect();
     assert!(not_met.is_empty(), "a hundred seeds never met {not_met:?}; they met {sums:#?}");
+}
+
+/// Within so many seeds each planted bug is caught.
+const BUG_SEEDS: u64 = 100;
+
+#[test]
+fn every_planted_bug_is_caught_by_an_oracle() {
+    for bug in Bug::ALL {
+        let failure = (0..BUG_SEEDS).find_map(|seed| try_seed(seed, Some(bug)).err());
+        let failure = failure.unwrap_or_else(|| panic!("{bug:?} gets through {BUG_SEEDS} seeds: there is a hole in the suite"));
+        println!("{}: seed {}, {}", bug.name(), failure.seed, failure.oracle.lines().next().unwrap_or_default());
+    }
 }
 
 #[test]
@@ -173,6 +192,7 @@ fn slow_disk(seed: u64) -> Scenario {
         durability: Durability::Always,
         disk_fills: false,
         early_drain: false,
+        deaths: Vec::new(),
         thresholds: Thresholds { max_queue_depth: 20, min_events_for_evaluation: u64::MAX, ..Thresholds::default() },
         faults: Faults { file_delay_max: Nanos::from_millis(5), file_stall: 1_000, ..Faults::none() },
         tcp: vec![(Manner::Orderly, 200, mix(&[Priority::Medium, Priority::Low]))],

@@ -14,6 +14,8 @@ pub mod log;
 mod parts;
 pub mod send;
 pub mod serve;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod status;
 pub mod tail;
 pub mod topology;
@@ -134,6 +136,9 @@ pub enum Command {
     Dlq(dlq::DlqCommand),
     /// Sends events.
     Send(send::SendCommand),
+    /// Runs the engine in the simulator.
+    #[cfg(feature = "sim")]
+    Sim(sim::SimCommand),
 }
 
 impl Command {
@@ -150,6 +155,8 @@ impl Command {
             Command::Log(command) => log_exit(command.run(out)),
             Command::Tail(command) => log_exit(command.run(out)),
             Command::Dlq(command) => command.run(out),
+            #[cfg(feature = "sim")]
+            Command::Sim(command) => command.run(out),
             Command::Send(command) => command.run().map(|()| ExitStatus::Ok).map_err(|error| {
                 let code = if error.is_usage() { ExitStatus::Usage } else { ExitStatus::Runtime };
                 parts::three_lines(code, &error)

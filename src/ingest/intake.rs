@@ -10,6 +10,7 @@ use super::waiting::Line;
 use crate::bus::{Dispatch, Sent, TierSender};
 use crate::control::{Admission, GateReading, Patience, ShedByClass};
 use crate::metrics::ledger::{DropReason, LedgerCells};
+use crate::planted::{Bug, is_planted};
 use crate::pool::{EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, Outcome, PoolOwner, Releaser, SharedPool, Slot, Source};
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::sys::clock::{Nanos, WallNanos};
@@ -248,7 +249,9 @@ impl Intake {
     #[cold]
     pub(super) fn lose(&mut self, mut event: Event, reason: DropReason) {
         let header = self.shared.header(&event);
-        self.ledger.cell(header.source, header.tier).lost[reason as usize].add(1);
+        if !is_planted(Bug::DropUncounted) {
+            self.ledger.cell(header.source, header.tier).lost[reason as usize].add(1);
+        }
         self.shared.end(&mut event, Outcome::Lost(reason));
         if reason.is_dead_lettered() {
             self.dead_letters.send(event, reason, Note::EMPTY);

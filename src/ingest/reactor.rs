@@ -150,6 +150,12 @@ impl Reactor {
         self.intake.pool.missing()
     }
 
+    /// The ring is gone with its kernel, and without a drain: what was lent is its owner's again. For the end of a simulated process.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn forget_kernel(&mut self) {
+        self.intake.pool.take_back_all();
+    }
+
     /// A reactor over its wiring. Everything it will ever need is allocated here and in `start`.
     ///
     /// # Panics

@@ -31,6 +31,7 @@ use super::session::{ConnectionRef, Protocol, Sessions};
 use super::waiting::{Line, Lines};
 use super::{ReactorOptions, kind};
 use crate::agent::Context;
+use crate::planted::{Bug, is_planted};
 use crate::pool::{PoolOwner, Slot, SlotClass, SlotUse, Source};
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Errno, GroupId, Ring, Token};
@@ -271,7 +272,7 @@ impl Tcp {
                 let line = self.chunk_line(slot, intake);
                 if self.must_line_up(line) {
                     self.begin_wait(slot, line, ctx.now);
-                } else {
+                } else if !is_planted(Bug::NoRearm) {
                     self.counters.rearmed.add(1);
                     self.arm(slot, ctx);
                 }

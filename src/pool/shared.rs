@@ -9,6 +9,7 @@ use super::release::{Chain, Links, ReleaseStack};
 use super::{
     ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, EventView, Outcome, OwnerLayout, PoolOwner, SlotClass, Ticket,
 };
+use crate::planted::{Bug, is_planted};
 use crate::sync::{AtomicBool, Ordering, fence};
 use crate::sys::memory::Arena;
 use crate::sys::wake::Waker;
@@ -252,7 +253,11 @@ impl Releaser {
     pub fn release(&mut self, event: Event) {
         let ticket = event.into_ticket();
         assert!(ticket.pool() == self.pool.stamp, "P2: a ticket of another pool");
-        self.chains[ticket.owner() as usize].push(&self.pool.links, ticket.slot());
+        let chain = &mut self.chains[ticket.owner() as usize];
+        chain.push(&self.pool.links, ticket.slot());
+        if is_planted(Bug::DoubleRelease) {
+            chain.push(&self.pool.links, ticket.slot());
+        }
     }
 
     /// Slots released but not yet flushed.

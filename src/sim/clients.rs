@@ -139,6 +139,12 @@ impl TcpClient {
         self.conn
     }
 
+    /// The engine is another one, which listens there: what was under way is lost, a client that was not done connects again.
+    pub fn go_on(&mut self, listener: Fd) {
+        (self.listener, self.conn) = (listener, None);
+        self.unsent.clear();
+    }
+
     /// How it behaves.
     pub fn manner(&self) -> Manner {
         self.manner
@@ -276,6 +282,11 @@ impl UdpClient {
         let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(mix.pause_max.0 * 8));
         let maker = FrameMaker::new(mix, account);
         Self { sockets, maker, datagrams_left: datagrams, datagram_bytes_max, next_at, rng }
+    }
+
+    /// The engine is another one, with these sockets.
+    pub fn go_on(&mut self, sockets: (Fd, Fd)) {
+        self.sockets = sockets;
     }
 
     /// When it acts next; `None` when it has nothing more to do.

@@ -1,21 +1,25 @@
 //! A simulated disk: files in memory and their names in one folder, with what a read sees and what a power cut would leave told apart.
 //!
 //! ```text
-//! write ──► seen ──(sync of the file, or a write with DataSync)──► stable
-//! name  ──► seen ──(sync of the folder)──────────────────────────► stable
+//! write ──► seen ──(sync of the file, or a write with DataSync; write-back, whenever it likes)──► stable
+//! name  ──► seen ──(sync of the folder)─────────────────────────────────────────────────────────► stable
 //! ```
 //!
-//! Invariants:
-//! - **D1** A block of a file is the same in `seen` and `stable` unless it is in `dirty`.
+//! Invariants (a file is taken for one with zeros behind its end, without end):
+//! - **D1** A sector of a file is the same in what is seen and what is stable, unless it is in `unsynced`, which holds the stable one.
 //! - **D2** While the disk is full, no write or allocation makes a file longer.
 //! - **D3** After its last permitted change ([`SimDisk::stop_after`]) the disk changes no more: every call that would is refused.
+//! - **D4** A power cut leaves of each unsynced sector the old bytes or the new ones, or tears one of them; of unsynced changes of names the
+//!   first so many, as file systems with an ordered journal (ext4, XFS) do; of a new length nothing, a part, or all.
+//! - **D5** After its last permitted read ([`SimDisk::fail_reads_after`]) every read is refused.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::rng::Rng;
 use crate::storage::{LogFile, LogFolder};
 use crate::sys::io::Fd;
 
@@ -23,59 +27,190 @@ use crate::sys::io::Fd;
 const FIRST_FILE_FD: i32 = 1_000_000;
 
 /// The unit in which changes become stable.
-const BLOCK_BYTES: usize = 4096;
+pub const SECTOR_BYTES: usize = 512;
 
-#[derive(Debug, Default)]
+/// What many devices write at once.
+const BLOCK_SECTORS: usize = 8;
+
+type Sector = [u8; SECTOR_BYTES];
+
+#[derive(Clone, Default)]
 struct FileState {
     seen: Vec<u8>,
-    stable: Vec<u8>,
-    dirty: BTreeSet<usize>,
+    /// By number: what is stable of sectors that were changed since (D1).
+    unsynced: BTreeMap<usize, Sector>,
+    stable_bytes: usize,
+}
+
+impl std::fmt::Debug for FileState {
+    /// Without the bytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes, {} stable, {} sectors unsynced", self.seen.len(), self.stable_bytes, self.unsynced.len())
+    }
+}
+
+/// The bytes of sector `number`, as far as `bytes` reach.
+fn range_of(number: usize, bytes: usize) -> Range<usize> {
+    let start = (number * SECTOR_BYTES).min(bytes);
+    start..(start + SECTOR_BYTES).min(bytes)
 }
 
 impl FileState {
-    fn mark(&mut self, bytes: Range<usize>) {
-        if !bytes.is_empty() {
-            self.dirty.extend(bytes.start / BLOCK_BYTES..=(bytes.end - 1) / BLOCK_BYTES);
+    fn stable_from(content: Vec<u8>) -> Self {
+        Self { stable_bytes: content.len(), seen: content, unsynced: BTreeMap::new() }
+    }
+
+    fn sector(&self, number: usize) -> Sector {
+        let mut sector = [0; SECTOR_BYTES];
+        let seen = &self.seen[range_of(number, self.seen.len())];
+        sector[..seen.len()].copy_from_slice(seen);
+        sector
+    }
+
+    /// Before bytes are changed: keeps what is stable of them.
+    fn keep_stable(&mut self, bytes: Range<usize>) {
+        if bytes.is_empty() {
+            return;
+        }
+        for number in bytes.start / SECTOR_BYTES..=(bytes.end - 1) / SECTOR_BYTES {
+            if !self.unsynced.contains_key(&number) {
+                let stable = self.sector(number);
+                self.unsynced.insert(number, stable);
+            }
         }
     }
 
     fn set_len(&mut self, len: usize) {
-        let old = self.seen.len();
+        // What is added is zeros, in what is seen as in what is stable: only what is cut off changes.
+        self.keep_stable(len..self.seen.len());
         self.seen.resize(len, 0);
-        self.mark(old.min(len)..old.max(len));
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         if self.seen.len() < offset + bytes.len() {
             self.set_len(offset + bytes.len());
         }
+        self.keep_stable(offset..offset + bytes.len());
         self.seen[offset..][..bytes.len()].copy_from_slice(bytes);
-        self.mark(offset..offset + bytes.len());
     }
 
     fn sync(&mut self) {
-        self.stable.resize(self.seen.len(), 0);
-        for block in std::mem::take(&mut self.dirty) {
-            let start = (block * BLOCK_BYTES).min(self.seen.len());
-            let end = (start + BLOCK_BYTES).min(self.seen.len());
-            self.stable[start..end].copy_from_slice(&self.seen[start..end]);
+        self.unsynced.clear();
+        self.stable_bytes = self.seen.len();
+    }
+
+    /// Some of what is not stable becomes so by itself.
+    fn write_back(&mut self, rng: &mut Rng) {
+        self.unsynced.retain(|_, _| rng.chance(500));
+        if rng.chance(500) {
+            self.stable_bytes = self.seen.len();
         }
-        debug_assert_eq!(self.seen, self.stable, "D1");
+    }
+
+    /// What a sync loses that fails: each sector has become stable, or what it held before is what is seen from now on.
+    fn lose_unsynced(&mut self, rng: &mut Rng) {
+        for (number, stable) in std::mem::take(&mut self.unsynced) {
+            if rng.chance(500) {
+                let range = range_of(number, self.seen.len());
+                let bytes = range.len();
+                self.seen[range].copy_from_slice(&stable[..bytes]);
+            }
+        }
+    }
+
+    fn stable(&self) -> Vec<u8> {
+        self.mixed(self.stable_bytes, |_| true)
+    }
+
+    /// The file with this length, and with the stable bytes of the sectors for which `is_old` says so.
+    fn mixed(&self, bytes: usize, mut is_old: impl FnMut(usize) -> bool) -> Vec<u8> {
+        let mut content = self.seen.clone();
+        // Long enough for all that was ever stable.
+        content.resize(self.seen.len().max(self.stable_bytes).max(bytes), 0);
+        for (number, stable) in &self.unsynced {
+            if is_old(*number) {
+                let range = range_of(*number, content.len());
+                let kept = range.len();
+                content[range].copy_from_slice(&stable[..kept]);
+            }
+        }
+        content.resize(bytes, 0);
+        content
+    }
+
+    /// D4.
+    fn after_power_cut(&self, rng: &mut Rng) -> Vec<u8> {
+        let (old, new) = (self.stable_bytes, self.seen.len());
+        let bytes = match rng.below(4) {
+            0 => old,
+            1 if new > old => rng.between(old as u64..=new as u64) as usize,
+            _ => new,
+        };
+        let unit = *rng.pick(&[1, BLOCK_SECTORS]);
+        let lost = *rng.pick(&[0, 100, 500, 900, 1000]);
+        let mut decided = None;
+        let mut content = self.mixed(bytes, |number| {
+            let (at, is_old) =
+                decided.filter(|(at, _)| *at == number / unit).unwrap_or_else(|| (number / unit, rng.chance(lost)));
+            decided = Some((at, is_old));
+            is_old
+        });
+        if rng.chance(200) && !self.unsynced.is_empty() {
+            let torn = rng.index(self.unsynced.len());
+            let (number, stable) = self.unsynced.iter().nth(torn).expect("below their number");
+            let (new, range) = (self.sector(*number), range_of(*number, content.len()));
+            let (cut, kept) = (rng.index(SECTOR_BYTES), range.len());
+            let both: Vec<u8> = new[..cut].iter().chain(&stable[cut..]).copied().collect();
+            content[range].copy_from_slice(&both[..kept]);
+        }
+        content
     }
 }
 
-#[derive(Debug, Default)]
+/// A change of names that no sync of the folder has covered.
+#[derive(Clone, Debug)]
+enum NameChange {
+    Put(String, usize),
+    Remove(String),
+}
+
+type Names = BTreeMap<String, usize>;
+
+fn change_names(names: &mut Names, change: &NameChange) {
+    match change {
+        NameChange::Put(name, index) => {
+            // A file has one name: a rename takes the old one away in the same step.
+            names.retain(|_, other| other != index);
+            names.insert(name.clone(), *index);
+        }
+        NameChange::Remove(name) => drop(names.remove(name)),
+    }
+}
+
+#[derive(Clone, Debug, Default)]
 struct DiskState {
     files: Vec<FileState>,
-    /// Names to places in `files`: as they are seen, and as a power cut would leave them.
-    names: BTreeMap<String, usize>,
-    stable_names: BTreeMap<String, usize>,
+    /// Names to places in `files`: as they are seen, and as they were synced.
+    names: Names,
+    stable_names: Names,
+    unsynced_names: Vec<NameChange>,
     full: bool,
     /// D3; `None`: any number.
     changes_left: Option<u64>,
+    /// D5; `None`: any number.
+    reads_left: Option<u64>,
+    /// The most that one read gives; 0: whatever is asked for.
+    read_bytes_max: usize,
 }
 
-/// What a crash leaves of what was not synced.
+impl DiskState {
+    fn change(&mut self, change: NameChange) {
+        change_names(&mut self.names, &change);
+        self.unsynced_names.push(change);
+    }
+}
+
+/// What a crash leaves of what was not synced, in its extremes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left {
     /// Names as they were seen, or only as they were synced.
@@ -107,8 +242,12 @@ impl SimDisk {
 
     /// Puts a file with this content there, all of it stable.
     pub fn put(&self, name: &str, content: &[u8]) -> SimFile {
+        self.put_stable(name, content.to_vec())
+    }
+
+    fn put_stable(&self, name: &str, content: Vec<u8>) -> SimFile {
         let mut state = self.state.borrow_mut();
-        state.files.push(FileState { seen: content.to_vec(), stable: content.to_vec(), dirty: BTreeSet::new() });
+        state.files.push(FileState::stable_from(content));
         let index = state.files.len() - 1;
         state.names.insert(name.to_owned(), index);
         state.stable_names.insert(name.to_owned(), index);
@@ -126,31 +265,72 @@ impl SimDisk {
         self.state.borrow_mut().changes_left = Some(changes);
     }
 
-    /// Whether the last permitted change was made, and another one refused.
+    /// Whether the last permitted change was made; another one is refused.
     pub fn has_stopped(&self) -> bool {
         self.state.borrow().changes_left == Some(0)
     }
 
-    fn may_change(&self) -> io::Result<()> {
-        match &mut self.state.borrow_mut().changes_left {
-            None => Ok(()),
-            Some(0) => Err(io::Error::from_raw_os_error(libc::EIO)),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-        }
+    /// Permits any number of changes again.
+    pub fn permit_changes(&self) {
+        self.state.borrow_mut().changes_left = None;
     }
 
-    /// Another disk, as a crash would leave this one.
+    /// Permits so many reads from now on, and no more (D5).
+    pub fn fail_reads_after(&self, reads: u64) {
+        self.state.borrow_mut().reads_left = Some(reads);
+    }
+
+    /// From now on one read gives at most so many bytes; 0: whatever is asked for.
+    pub fn shorten_reads(&self, read_bytes_max: usize) {
+        self.state.borrow_mut().read_bytes_max = read_bytes_max;
+    }
+
+    /// Permits everything again.
+    pub fn mend(&self) {
+        let mut state = self.state.borrow_mut();
+        (state.changes_left, state.reads_left, state.read_bytes_max, state.full) = (None, None, 0, false);
+    }
+
+    fn may_change(&self) -> io::Result<()> {
+        take_permit(&mut self.state.borrow_mut().changes_left)
+    }
+
+    /// Another disk, as a crash would leave this one, in one of its extremes.
     pub fn after_crash(&self, left: Left) -> SimDisk {
         let state = self.state.borrow();
         let after = SimDisk::new();
         for (name, index) in if left.names { &state.names } else { &state.stable_names } {
             let file = &state.files[*index];
-            after.put(name, if left.bytes { &file.seen } else { &file.stable });
+            after.put_stable(name, if left.bytes { file.seen.clone() } else { file.stable() });
         }
         after
+    }
+
+    /// Another disk, as a power cut would leave this one, by chance (D4).
+    pub fn after_power_cut(&self, rng: &mut Rng) -> SimDisk {
+        let state = self.state.borrow();
+        let after = SimDisk::new();
+        let mut names = state.stable_names.clone();
+        let kept = rng.between(0..=state.unsynced_names.len() as u64) as usize;
+        state.unsynced_names[..kept].iter().for_each(|change| change_names(&mut names, change));
+        for (name, index) in names {
+            after.put_stable(&name, state.files[index].after_power_cut(rng));
+        }
+        after
+    }
+
+    /// The medium itself changes behind everybody's back: bytes inside of a file.
+    pub fn corrupt(&self, name: &str, offset: usize, bytes: &[u8]) {
+        let mut state = self.state.borrow_mut();
+        let index = state.names[name];
+        let file = &mut state.files[index];
+        file.seen[offset..][..bytes.len()].copy_from_slice(bytes);
+        file.sync();
+    }
+
+    /// Another disk like this one, with all that is not stable yet.
+    pub fn fork(&self) -> SimDisk {
+        SimDisk { state: Rc::new(RefCell::new(self.state.borrow().clone())) }
     }
 
     /// From now on no file can grow, or can again.
@@ -167,6 +347,18 @@ impl SimDisk {
     pub fn file(&self, fd: Fd) -> Option<SimFile> {
         let index = usize::try_from(fd.0 - FIRST_FILE_FD).ok()?;
         (index < self.state.borrow().files.len()).then(|| SimFile { disk: self.clone(), index })
+    }
+}
+
+/// One less is left; refused where none was.
+fn take_permit(left: &mut Option<u64>) -> io::Result<()> {
+    match left {
+        None => Ok(()),
+        Some(0) => Err(io::Error::from_raw_os_error(libc::EIO)),
+        Some(left) => {
+            *left -= 1;
+            Ok(())
+        }
     }
 }
 
@@ -199,7 +391,20 @@ impl SimFile {
 
     /// What a power cut would leave for certain.
     pub fn stable(&self) -> Vec<u8> {
-        self.with(|file| file.stable.clone())
+        self.with(|file| file.stable())
+    }
+}
+
+/// What the kernel does with a file by itself.
+impl SimFile {
+    /// Some of what is not stable becomes so.
+    pub(super) fn write_back(&self, rng: &mut Rng) {
+        self.with(|file| file.write_back(rng));
+    }
+
+    /// A sync has failed: what it was to make stable is so, or lost, sector by sector.
+    pub(super) fn lose_unsynced(&self, rng: &mut Rng) {
+        self.with(|file| file.lose_unsynced(rng));
     }
 }
 
@@ -223,31 +428,32 @@ impl LogFolder for SimDisk {
         let mut state = self.state.borrow_mut();
         state.files.push(FileState::default());
         let index = state.files.len() - 1;
-        state.names.insert(name.to_owned(), index);
+        state.change(NameChange::Put(name.to_owned(), index));
         Ok(SimFile { disk: self.clone(), index })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let found = self.state.borrow().names.contains_key(from);
-        if !found {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        let found = self.state.borrow().names.get(from).copied();
+        let index = found.ok_or(io::ErrorKind::NotFound)?;
         self.may_change()?;
-        let names = &mut self.state.borrow_mut().names;
-        let index = names.remove(from).expect("looked for above");
-        names.insert(to.to_owned(), index);
+        self.state.borrow_mut().change(NameChange::Put(to.to_owned(), index));
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        if !self.state.borrow().names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         self.may_change()?;
-        self.state.borrow_mut().names.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.state.borrow_mut().change(NameChange::Remove(name.to_owned()));
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         self.may_change()?;
         let mut state = self.state.borrow_mut();
         state.stable_names = state.names.clone();
+        state.unsynced_names.clear();
         Ok(())
     }
 
@@ -262,12 +468,13 @@ impl LogFile for SimFile {
     }
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.with(|file| {
-            let rest = file.seen.get(offset as usize..).unwrap_or_default();
-            let count = rest.len().min(out.len());
-            out[..count].copy_from_slice(&rest[..count]);
-            Ok(count)
-        })
+        let state = &mut *self.disk.state.borrow_mut();
+        take_permit(&mut state.reads_left)?;
+        let rest = state.files[self.index].seen.get(offset as usize..).unwrap_or_default();
+        let most = if state.read_bytes_max > 0 { state.read_bytes_max } else { usize::MAX };
+        let count = rest.len().min(out.len()).min(most);
+        out[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
     }
 
     /// As the trait says; `StorageFull` where the file would have to grow on a full disk, and then nothing is written.
@@ -358,5 +565,63 @@ mod tests {
         assert_eq!(file.stable().len(), 10_000);
         file.sync().expect("a sync");
         assert_eq!(file.stable(), vec![7; 5_000]);
+    }
+
+    /// A file of two blocks, the first of them synced, both written over since.
+    fn half_synced() -> SimDisk {
+        let disk = SimDisk::new();
+        let file = disk.create("a").expect("an empty disk");
+        LogFolder::sync(&disk).expect("a sync");
+        file.write_at(&[1; 4096], 0).and_then(|()| file.sync()).expect("there is space");
+        file.write_at(&[2; 8192], 0).expect("there is space");
+        disk
+    }
+
+    #[test]
+    fn a_power_cut_leaves_old_and_new_sectors_in_any_mixture_and_nothing_else() {
+        let (mut rng, mut seen) = (Rng::new(1), [false; 3]);
+        for _ in 0..200 {
+            let content = half_synced().after_power_cut(&mut rng).content().remove("a").expect("its name is stable");
+            assert!((4096..=8192).contains(&content.len()));
+            assert!(content[..4096].iter().all(|byte| [1, 2].contains(byte)));
+            assert!(content[4096..].iter().all(|byte| [0, 2].contains(byte)));
+            let old = content[..4096].iter().filter(|byte| **byte == 1).count();
+            seen[usize::from(old > 0) + usize::from(old == 4096)] = true;
+        }
+        assert_eq!(seen, [true; 3], "all new, mixed, all old");
+    }
+
+    #[test]
+    fn a_sync_that_fails_loses_some_sectors_for_good() {
+        let file = half_synced().open("a").expect("it is there");
+        file.lose_unsynced(&mut Rng::new(1));
+        let seen = file.seen();
+        assert!(seen[..4096].contains(&1) && seen[..4096].contains(&2), "some are lost, some are not");
+        file.sync().expect("the next one succeeds, and is none the wiser");
+        assert_eq!(file.stable(), seen);
+    }
+
+    #[test]
+    fn a_power_cut_keeps_the_first_of_the_unsynced_changes_of_names() {
+        let (mut rng, mut found) = (Rng::new(1), std::collections::BTreeSet::new());
+        for _ in 0..100 {
+            let disk = half_synced();
+            disk.rename("a", "b").expect("it is there");
+            disk.create("a").expect("the name is free");
+            found.insert(disk.after_power_cut(&mut rng).content().into_keys().collect::<Vec<_>>().join(" "));
+        }
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["a", "a b", "b"]);
+    }
+
+    #[test]
+    fn reads_are_refused_after_the_last_permitted_one_and_short_where_told_so() {
+        let (disk, mut out) = (half_synced(), [0; 100]);
+        let file = disk.open("a").expect("it is there");
+        disk.fail_reads_after(1);
+        assert_eq!(file.read_at(&mut out, 0).expect("the first"), 100);
+        assert!(file.read_at(&mut out, 0).is_err());
+        disk.mend();
+        disk.shorten_reads(7);
+        assert_eq!(file.read_at(&mut out, 0).expect("again"), 7);
     }
 }

@@ -185,7 +185,7 @@ fn run(seed: u64) -> (Vec<u8>, Vec<Vec<u8>>, Account) {
     let mut rng = Rng::new(seed);
     let ring = SimRing::new(rng.next_u64(), rough());
     let (listener, file) = (ring.listen(), ring.disk().create("echo").expect("an empty disk"));
-    let pace = Pace { kernel: 300, completions: 250, time: 50, stalls: 5, stall_max: Nanos::from_millis(1) };
+    let pace = Pace { kernel: 300, completions: 250, time: 50, stalls: 5, wall_jumps: 0, stall_max: Nanos::from_millis(1) };
     let mut scheduler = Scheduler::new(ring.clone(), rng.fork(), pace);
     let echo = Rc::new(RefCell::new(Echo::new(listener, file.clone())));
     scheduler.seat(echo.clone());

@@ -41,10 +41,14 @@ pub struct Faults {
     pub file_stall: u32,
     /// Allocating ahead is not supported by this file system.
     pub allocate_unsupported: bool,
-    /// A write fails with EIO.
+    /// A write fails with EIO; some of it may have been written.
     pub write_error: u32,
-    /// A sync fails with EIO.
+    /// A write is interrupted (EINTR, EAGAIN) before it did anything.
+    pub interrupted: u32,
+    /// A sync fails with EIO, and some of what it was to make stable is lost.
     pub sync_error: u32,
+    /// After a file operation some of what is not stable becomes so by itself.
+    pub write_back: u32,
 }
 
 impl Faults {
@@ -70,7 +74,9 @@ impl Faults {
             file_stall: 0,
             allocate_unsupported: false,
             write_error: 0,
+            interrupted: 0,
             sync_error: 0,
+            write_back: 0,
         }
     }
 }

@@ -111,12 +111,12 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub fn new(seed: u64, faults: Faults) -> Self {
+    pub fn new(seed: u64, faults: Faults, clock: SimClock, disk: SimDisk) -> Self {
         Self {
-            clock: SimClock::new(),
+            clock,
             rng: Rng::new(seed),
             faults,
-            disk: SimDisk::new(),
+            disk,
             net: Net::default(),
             ops: BTreeMap::new(),
             groups: Default::default(),
@@ -244,7 +244,11 @@ impl Kernel {
     }
 
     fn write(&mut self, file: &SimFile, bytes: &[u8], offset: u64, sync: WriteSync) -> Posted {
+        if self.rng.chance(self.faults.interrupted) {
+            return Posted::last(Err(*self.rng.pick(&[libc::EINTR, libc::EAGAIN])));
+        }
         if self.rng.chance(self.faults.write_error) {
+            self.write_some(file, bytes, offset);
             return Posted::last(Err(libc::EIO));
         }
         let mut count = file.writable(offset, bytes.len());
@@ -264,12 +268,27 @@ impl Kernel {
         file.write_at(&bytes[..count], offset).expect("asked for its room above");
         if sync == WriteSync::DataSync {
             file.sync().expect("a simulated file always can");
+        } else if self.rng.chance(self.faults.write_back) {
+            file.write_back(&mut self.rng);
         }
         Posted::last(Ok(count as u32))
     }
 
+    /// A write that nobody hears the end of: its first bytes up to anywhere, or some of its sectors.
+    fn write_some(&mut self, file: &SimFile, bytes: &[u8], offset: u64) {
+        let writable = file.writable(offset, bytes.len());
+        let bytes = &bytes[..self.rng.between(0..=writable as u64) as usize];
+        let sector_chance = *self.rng.pick(&[1000, 1000, 500]);
+        for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+            if self.rng.chance(sector_chance) {
+                file.write_at(sector, offset + (number * SECTOR_BYTES) as u64).expect("asked for its room above");
+            }
+        }
+    }
+
     fn sync(&mut self, file: &SimFile) -> Posted {
         if self.rng.chance(self.faults.sync_error) {
+            file.lose_unsynced(&mut self.rng);
             return Posted::last(Err(libc::EIO));
         }
         file.sync().expect("a simulated file always can");
@@ -341,9 +360,22 @@ impl Kernel {
         self.groups[group as usize].len() + posted.filter(|buffer| buffer.group() == group).count()
     }
 
-    /// The ring is closed: everything lent is the owner's again.
+    /// The ring is closed: everything lent is the owner's again, and nobody has touched it.
     pub fn forget_lent(&mut self) {
         assert!(self.ops.is_empty(), "the ring was closed with operations in flight: {:?}", self.in_flight());
+        GroupId::ALL.into_iter().for_each(|group| while self.take_buffer(group).is_some() {});
+    }
+
+    /// The process has died: of its writes in flight some bytes get to their files, of all else nobody hears.
+    pub fn abandon(&mut self) {
+        for op in std::mem::take(&mut self.ops).into_values().filter(|op| !op.ended) {
+            match op.kind {
+                Kind::Write { file, buffer, bytes, offset, .. } => self.write_some(&file, &buffer[bytes], offset),
+                Kind::Sync { file } if self.rng.chance(500) => file.write_back(&mut self.rng),
+                _ => {}
+            }
+        }
+        self.queued = 0;
         self.groups.iter_mut().for_each(VecDeque::clear);
     }
 }

@@ -13,16 +13,22 @@
 //! - **M2** The simulated ring keeps R1-R4 of [`crate::sys::io`] and nothing more: whatever they leave open, chance decides.
 //! - **M3** An agent's mistake towards the kernel ends the run at once, with its name (see [`kernel`]).
 //!
-//! What it does not do: crashes, memory orderings (loom has those), throughput.
+//! A node may die and another one go on with its disk, several times a seed ([`lives`]); the disk may lie ([`damage`]); bugs may be planted
+//! ([`campaign`]), to see whether the oracles find them.
+//!
+//! What it does not do: memory orderings (loom has those), throughput.
 
+pub mod campaign;
 pub mod clients;
 pub mod clock;
+mod damage;
 pub mod disk;
 #[cfg(test)]
 mod echo;
 pub mod faults;
 pub mod frames;
 pub mod kernel;
+pub mod lives;
 pub mod net;
 pub mod node;
 pub mod oracle;

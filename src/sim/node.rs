@@ -26,9 +26,9 @@ use crate::process::{
     TransactionalHandler, TransactionalOptions, WindowDefinition, WindowHandler, WindowLog, WindowLogOptions, WindowWriter,
     duplicates_by_class,
 };
+use crate::storage::OpenLog;
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
-use crate::storage::{LogIdentity, OpenLog, SegmentOptions};
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
@@ -139,8 +139,8 @@ struct Builder<'a> {
     returns: Returns,
 }
 
-/// Builds the node of a scenario and seats its agents.
-pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> SimNode {
+/// Builds the node of a scenario over its open log, and seats its agents.
+pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler, log: Option<OpenLog<SimDisk>>) -> SimNode {
     let (pool, reactor_pool, retry_pool, publisher_pools) = pool(scenario);
     let options = DeadLetterOptions { queue_letters: scenario.letters, ..DeadLetterOptions::new("unused".into()) };
     let (letters, collector) = DeadLetterQueue::manual(&options, vec![pool.clone()]);
@@ -161,7 +161,6 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler) -> 
         returns: Returns::new(1),
     };
     let (mut senders, receivers, gauges) = tiers(scenario);
-    let log = scenario.storage.then(|| builder.open_log());
     let (listener, udp, reactor) = builder.reactor(reactor_pool, senders.remove(0), log.as_ref());
     scheduler.seat(reactor.clone());
     let [realtime, transactional, batch] = receivers;
@@ -235,17 +234,6 @@ impl Builder<'_> {
     fn ledger(&mut self) -> Arc<LedgerCells> {
         self.ledgers.push(Arc::default());
         self.ledgers[self.ledgers.len() - 1].clone()
-    }
-
-    fn open_log(&self) -> OpenLog<SimDisk> {
-        let identity = LogIdentity { node: 0, log_id: self.scenario.seed | 1, wall: self.ring.wall() };
-        let segments = SegmentOptions {
-            segment_bytes: self.scenario.segment_bytes,
-            retention_bytes: self.scenario.retention_bytes,
-            min_free_bytes: u64::from(self.scenario.min_free),
-            ..SegmentOptions::default()
-        };
-        OpenLog::open(self.ring.disk(), identity, segments).expect("an empty disk")
     }
 
     #[allow(clippy::type_complexity)] // Three things that only `build` takes apart.

@@ -9,18 +9,21 @@
 //! - **O5** After the drain every slot is free, nothing is in flight, no connection is open.
 //! - **O6** As many dead letters were sent as the ledger says.
 //! - **O7** Whatever is called written can be read from the log at that moment, and survives the end of the process; whatever is called
-//!   durable is there after recovery of what a power cut would leave, whichever of names and bytes it leaves.
+//!   durable is there after recovery of what a power cut would leave, whatever that is. Neither goes back within a life.
 //! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, every event has its outcome, and the level
 //!   is HEALTHY again. No drain is needed for that.
 //! - **O9** Windows side by side hold each BATCH event whose handler is done, once, when the node is drained.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::clients::Account;
 use super::disk::{Left, SimDisk};
 use super::frames::{self, FrameKey};
+use super::lives::is_sync_failed;
+use super::rng::Rng;
 use crate::agent::Holding;
-use crate::metrics::ledger::{DropReason, Ledger};
+use crate::metrics::ledger::{DropReason, Ledger, LedgerTerms};
 use crate::pool::Source;
 use crate::storage::node_reader::NodeReader;
 use crate::storage::reader::OwnedRecord;
@@ -32,6 +35,8 @@ use crate::wire::{Priority, Tier};
 /// An event as it was read back from the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
+    /// Its place in the log.
+    pub sequence: u64,
     /// Its number, unique in the log.
     pub id: u64,
     /// Where it came in.
@@ -48,9 +53,18 @@ pub struct Stored {
 
 impl From<OwnedRecord> for Stored {
     fn from(record: OwnedRecord) -> Self {
-        let OwnedRecord { id, priority, tier, source, topic, body, .. } = record;
-        Self { id, source, tier, priority, topic, body }
+        let OwnedRecord { sequence, id, priority, tier, source, topic, body, .. } = record;
+        Self { sequence, id, source, tier, priority, topic, body }
     }
+}
+
+/// All records of a log.
+///
+/// # Panics
+/// If one of them can't be read.
+pub fn read_log(disk: &SimDisk) -> Vec<Stored> {
+    let reader = NodeReader::open(disk.clone(), 0).expect("O3: the log has its header");
+    reader.into_records().map(|record| Stored::from(record.expect("O3: a good record"))).collect()
 }
 
 /// What is expected of a log besides what always is.
@@ -62,8 +76,22 @@ pub struct LogRules {
     pub transactional_in_order: bool,
     /// The store has failed: what it was writing then counts as lost, and may be there all the same.
     pub store_failed: bool,
-    /// The first so many records were given up by the retention.
+    /// And it was a sync that failed: what was written and not durable may be gone.
+    pub sync_failed: bool,
+    /// The ledger tells of the records from this sequence on; those before it are of earlier lives.
+    pub since: u64,
+    /// The records below this sequence were given up by the retention.
     pub given_up: u64,
+}
+
+impl LogRules {
+    /// How many records there may be where the ledger says that these events were stored, and these given up for lost.
+    fn range(&self, terms: &LedgerTerms) -> RangeInclusive<u64> {
+        let given_up = self.given_up.saturating_sub(self.since);
+        let least = if self.sync_failed { 0 } else { terms.stored.saturating_sub(given_up) };
+        let unsure = if self.store_failed { terms.lost[DropReason::StoreUnavailable as usize] } else { 0 };
+        least..=terms.stored + unsure
+    }
 }
 
 /// Whole frames by source and tier, as they reached the agents.
@@ -117,28 +145,18 @@ pub fn check_receipts(ledger: &Ledger, least: &Arrivals, most: &Arrivals) {
 /// # Panics
 /// If the log is not what the ledger and the account say.
 pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogRules) {
+    let new = || log.iter().filter(|event| event.sequence >= rules.since);
     for source in Source::ALL {
         for tier in Tier::ALL {
-            let found = log.iter().filter(|event| event.source == source && event.tier == tier).count() as u64;
-            let terms = &ledger.terms[source.index()][tier.index()];
-            let unsure = if rules.store_failed { terms.lost[DropReason::StoreUnavailable as usize] } else { 0 };
-            let stored = terms.stored.saturating_sub(rules.given_up)..=terms.stored + unsure;
-            assert!(
-                stored.contains(&found),
-                "O3: {found} {} {} events in the log, {stored:?} stored",
-                source.name(),
-                tier.name()
-            );
+            let found = new().filter(|event| event.source == source && event.tier == tier).count() as u64;
+            let stored = rules.range(&ledger.terms[source.index()][tier.index()]);
+            let what = (source.name(), tier.name());
+            assert!(stored.contains(&found), "O3: {found} {what:?} events in the log, {stored:?} stored");
         }
     }
-    let total = ledger.total();
-    let unsure = if rules.store_failed { total.lost[DropReason::StoreUnavailable as usize] } else { 0 };
-    let found = log.len() as u64 + rules.given_up;
-    assert!(
-        (total.stored..=total.stored + unsure).contains(&found),
-        "O3: {found} events in the log or given up, {} stored",
-        total.stored
-    );
+    let found = new().count() as u64 + rules.given_up.saturating_sub(rules.since);
+    let stored = LogRules { given_up: 0, ..rules }.range(&ledger.total());
+    assert!(stored.contains(&found), "O3: {found} events in the log or given up, {stored:?} stored");
     let (mut ids, mut times, mut last) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     for event in log {
         assert!(ids.insert(event.id), "O3: two events in the log are number {}", event.id);
@@ -156,24 +174,32 @@ pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogR
     }
 }
 
+/// O7, of the watermarks alone.
+///
+/// # Panics
+/// If one of them has gone back since `before`, or is where it can't be.
+pub fn check_monotone(status: &StoreStatus, before: &mut (u64, u64)) {
+    let now = (status.written_sequence(), status.durable_sequence());
+    assert!(now.1 <= now.0, "O7: {} durable and {} written", now.1, now.0);
+    assert!(now.0 >= before.0 && now.1 >= before.1, "O7: (written, durable) went from {before:?} to {now:?}");
+    *before = now;
+}
+
 /// O7.
 ///
 /// # Panics
-/// If the log does not reach as far as its watermarks, or would not after a crash of one of these ways.
-pub fn check_watermarks(status: &StoreStatus, disk: &SimDisk, ways: &[Left]) {
-    let (written, durable) = (status.written_sequence(), status.durable_sequence());
-    assert!(durable <= written, "O7: {durable} durable and {written} written");
+/// If the log does not reach as far as its watermarks, or would not after a crash that chance chooses.
+pub fn check_watermarks(status: &StoreStatus, disk: &SimDisk, rng: &mut Rng) {
+    let durable = status.durable_sequence();
+    let written = if is_sync_failed(status.state()) { durable } else { status.written_sequence() };
+    let (after, promised) =
+        if rng.chance(300) { (disk.after_crash(Left::ALL), written) } else { (disk.after_power_cut(rng), durable) };
     let there = end_sequence(disk);
     assert!(there >= written, "O7: sequences below {written} are called written, those below {there} are there");
-    for left in ways.iter().copied() {
-        let after = disk.after_crash(left);
-        let promised = if left == Left::ALL { written } else { durable };
-        let report = recover(&after, &LogIdentity { node: 0, log_id: 1, wall: WallNanos(1) });
-        let report = report.unwrap_or_else(|fault| panic!("O7: after a crash that left {left:?}: {fault:?}"));
-        let kept = report.next_sequence;
-        assert!(kept >= promised, "O7: sequences below {promised} are promised, those below {kept} survive ({left:?})");
-        assert!(end_sequence(&after) == kept, "O7: what recovery says is there can be read ({left:?})");
-    }
+    let report = recover(&after, &LogIdentity { node: 0, log_id: 1, wall: WallNanos(1) });
+    let kept = report.unwrap_or_else(|fault| panic!("O7: after a crash: {fault:?}")).next_sequence;
+    assert!(kept >= promised, "O7: sequences below {promised} are promised, those below {kept} survive");
+    assert!(end_sequence(&after) == kept, "O7: what recovery says is there can be read");
 }
 
 fn end_sequence(disk: &SimDisk) -> u64 {
@@ -196,7 +222,8 @@ mod tests {
     use super::*;
     use crate::metrics::ledger::LedgerCells;
 
-    const RULES: LogRules = LogRules { dedup: true, transactional_in_order: true, store_failed: false, given_up: 0 };
+    const RULES: LogRules =
+        LogRules { dedup: true, transactional_in_order: true, store_failed: false, sync_failed: false, since: 0, given_up: 0 };
 
     /// Two frames sent once each, stored in order, and the ledger that says so.
     fn good() -> (Vec<Stored>, LedgerCells, Account) {
@@ -208,6 +235,7 @@ mod tests {
             cells.cell(Source::Tcp, Tier::Transactional).stored.add(1);
             let (source, tier) = (Source::Tcp, Tier::Transactional);
             Stored {
+                sequence: u64::from(sequence),
                 id: u64::from(sequence),
                 source,
                 tier,
@@ -231,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "1 tcp transactional events in the log")]
+    #[should_panic(expected = "1 (\"tcp\", \"transactional\") events in the log")]
     fn a_lost_event_is_noticed() {
         check(|log, _| drop(log.pop()));
     }

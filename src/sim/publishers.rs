@@ -102,6 +102,12 @@ impl SimPublisher {
         self.is_closed = true;
     }
 
+    /// The engine is another one, with this producer. Gives the old one back.
+    pub fn go_on(&mut self, producer: Producer) -> Producer {
+        self.arrivals = Arrivals::default();
+        std::mem::replace(&mut self.producer, producer)
+    }
+
     /// What the engine must have received from it.
     pub fn arrivals(&self) -> &Arrivals {
         &self.arrivals

@@ -34,9 +34,23 @@ pub struct Delivered {
 impl SimRing {
     /// A host of its own, with its own chance.
     pub fn new(seed: u64, faults: Faults) -> Self {
-        let kernel = Kernel::new(seed, faults);
-        let clock = kernel.clock.clone();
+        Self::on(seed, faults, SimClock::new(), SimDisk::new())
+    }
+
+    fn on(seed: u64, faults: Faults, clock: SimClock, disk: SimDisk) -> Self {
+        let kernel = Kernel::new(seed, faults, clock.clone(), disk);
         Self { kernel: Rc::new(RefCell::new(kernel)), clock }
+    }
+
+    /// The process that has this ring dies: nothing of it is in flight any more, and no client is connected.
+    pub fn die(&self) {
+        self.kernel.borrow_mut().abandon();
+    }
+
+    /// The ring of the next process on this host, over what is left of its disk.
+    pub fn reborn(&self, seed: u64, disk: SimDisk) -> Self {
+        let faults = self.kernel.borrow().faults.clone();
+        Self::on(seed, faults, self.clock.clone(), disk)
     }
 
     /// The clock of this host.

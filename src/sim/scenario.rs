@@ -3,6 +3,7 @@
 
 use super::clients::{FrameMix, Manner};
 use super::faults::Faults;
+use super::lives::Death;
 use super::rng::Rng;
 use super::scheduler::Pace;
 use crate::bus::Overflow;
@@ -115,6 +116,8 @@ pub struct Scenario {
     pub service: Option<(u32, FrameMix)>,
     /// A publisher's event slots: small, medium, large.
     pub publisher_slots: [u32; 3],
+    /// How the node's lives end, but for the last.
+    pub deaths: Vec<Death>,
 }
 
 impl Scenario {
@@ -164,6 +167,7 @@ impl Scenario {
             segment_bytes: *rng.pick(&[6 << 10, 20 << 10, 100 << 10, 1 << 20]),
             retention_bytes: if rng.chance(150) { 20 << 10 } else { 0 },
             min_free: rng.chance(300),
+            deaths: if storage && rng.chance(600) { deaths(rng) } else { Vec::new() },
         }
     }
 }
@@ -181,6 +185,11 @@ fn thresholds(rng: &mut Rng, capacity: [usize; Tier::COUNT]) -> Thresholds {
         min_events_for_evaluation: *rng.pick(&[10, 50, 1_000]),
         recovery_permille: *rng.pick(&[500, 800]),
     }
+}
+
+fn deaths(rng: &mut Rng) -> Vec<Death> {
+    let steps_max = *rng.pick(&[300, 3_000, 20_000]);
+    (0..rng.between(1..=3)).map(|_| Death::by_chance(rng, steps_max)).collect()
 }
 
 fn slots(rng: &mut Rng) -> [u32; 3] {
@@ -211,7 +220,9 @@ fn faults(rng: &mut Rng) -> Faults {
         file_stall: *rng.pick(&[0, 20]),
         allocate_unsupported: rng.chance(200),
         write_error: if rng.chance(50) { 50 } else { 0 },
+        interrupted: *rng.pick(&[0, 100]),
         sync_error: if rng.chance(50) { 50 } else { 0 },
+        write_back: *rng.pick(&[0, 300, 1000]),
     }
 }
 
@@ -220,6 +231,7 @@ fn pace(rng: &mut Rng) -> Pace {
         kernel: rng.between(100..=350) as u32,
         completions: rng.between(100..=350) as u32,
         time: rng.between(20..=100) as u32,
+        wall_jumps: *rng.pick(&[0, 0, 5]),
         stalls: rng.below(6) as u32,
         stall_max: Nanos::from_micros(*rng.pick(&[50, 500, 5_000])),
     }

@@ -26,6 +26,9 @@ const SPINS_MAX: u32 = 2_000;
 /// The longest that time passes in one step without a jump.
 const TICK_MAX: Nanos = Nanos::from_micros(20);
 
+/// The farthest that the wall clock jumps: two hours, as with a daylight saving time that somebody got wrong.
+const WALL_JUMP_MAX_NS: u64 = 7_200_000_000_000;
+
 /// How the scheduler divides its steps. Per mille; what is left goes to polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -35,6 +38,8 @@ pub struct Pace {
     pub completions: u32,
     /// Time passes.
     pub time: u32,
+    /// Per mille of the steps in which time passes: the wall clock jumps.
+    pub wall_jumps: u32,
     /// An agent is held up.
     pub stalls: u32,
     /// For how long at most.
@@ -119,7 +124,7 @@ impl Scheduler {
 
     /// Does one thing.
     pub fn step(&mut self) {
-        let Pace { kernel, completions, time, stalls, stall_max } = self.pace;
+        let Pace { kernel, completions, time, stalls, stall_max, wall_jumps } = self.pace;
         let die = self.rng.below(1000) as u32;
         if die < kernel {
             self.ring.step();
@@ -127,6 +132,10 @@ impl Scheduler {
             self.deliver();
         } else if die < kernel + completions + time {
             self.ring.clock().advance(Nanos(self.rng.below(TICK_MAX.0)));
+            if self.rng.chance(wall_jumps) {
+                let ns = self.rng.below(WALL_JUMP_MAX_NS) as i64;
+                self.ring.clock().jump_wall(if self.rng.chance(500) { ns } else { -ns });
+            }
         } else if die < kernel + completions + time + stalls {
             let seat = self.rng.index(self.seats.len());
             self.seats[seat].stalled_until = self.ring.now() + Nanos(self.rng.between(0..=stall_max.0));

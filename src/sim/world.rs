@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::clients::{Account, TcpClient, UdpClient};
-use super::disk::Left;
+use super::damage;
+use super::lives::{Death, is_sync_failed, open_log};
 use super::node::{self, SimNode, seat};
-use super::oracle::{self, Arrivals, LogRules, Stored};
+use super::oracle::{self, Arrivals, LogRules};
 use super::publishers::SimPublisher;
 use super::ring::SimRing;
 use super::rng::Rng;
@@ -15,11 +16,13 @@ use crate::control::Level;
 use crate::metrics::ledger::LedgerTerms;
 use crate::pool::Source;
 use crate::storage::StoreState;
+use crate::storage::format::BATCH_HEADER_BYTES;
 use crate::storage::node_reader::{NodeReader, verify};
 use crate::sys::clock::{Clock, Nanos};
 
-/// Steps in which a run must have come to its end; the usual is some ten thousand.
-const STEPS_MAX: u64 = 3_000_000;
+/// Steps in which a run must have come to its end; the usual is some ten thousand, but a level that holds a connection for a minute takes
+/// millions of polls.
+const STEPS_MAX: u64 = 60_000_000;
 
 /// The longest that clients are waited for: some never get a descriptor, as silent ones keep them all.
 const LIVE_MAX: Nanos = Nanos::from_millis(3_000);
@@ -50,33 +53,10 @@ pub struct Outcome {
     pub log_checksum: u32,
 }
 
-/// Says which seed it was, when a run ends by a panic.
-struct SeedNotice(u64);
-
-impl Drop for SeedNotice {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("simulation: {:?}", Scenario::of_seed(self.0));
-            eprintln!("simulation: seed {0} failed; again: EVENTSTREAM_SIM_SEED={0} cargo test --test simulation", self.0);
-        }
-    }
-}
-
-/// Runs a seed to its end.
-///
-/// # Panics
-/// If an oracle is violated, an agent makes a mistake towards the kernel, or the run does not come to its end.
-pub fn run_seed(seed: u64) -> Outcome {
-    let notice = SeedNotice(seed);
-    let outcome = run(&Scenario::of_seed(seed));
-    drop(notice);
-    outcome
-}
-
 /// Runs a scenario to its end.
 ///
 /// # Panics
-/// As [`run_seed`].
+/// If an oracle is violated, an agent makes a mistake towards the kernel, or the run does not come to its end.
 pub fn run(scenario: &Scenario) -> Outcome {
     let mut world = World::new(scenario);
     if world.live() {
@@ -86,16 +66,21 @@ pub fn run(scenario: &Scenario) -> Outcome {
     world.reckon()
 }
 
-struct World<'a> {
-    scenario: &'a Scenario,
-    rng: Rng,
-    ring: SimRing,
-    scheduler: Scheduler,
-    node: SimNode,
+pub(super) struct World<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) rng: Rng,
+    pub(super) ring: SimRing,
+    pub(super) scheduler: Scheduler,
+    pub(super) node: SimNode,
     account: Account,
-    tcp: Vec<TcpClient>,
-    udp: Vec<UdpClient>,
-    publishers: Vec<SimPublisher>,
+    pub(super) tcp: Vec<TcpClient>,
+    pub(super) udp: Vec<UdpClient>,
+    pub(super) publishers: Vec<SimPublisher>,
+    /// What earlier lives came to.
+    pub(super) past: Past,
+    /// The deaths that are still to come, the next one last.
+    deaths: Vec<&'a Death>,
+    life: Life,
     /// When the disk has room again, if it is full.
     full_until: Option<Nanos>,
     /// How often the disk may still fill up.
@@ -111,12 +96,48 @@ struct World<'a> {
     steps: u64,
 }
 
+/// What is of one life of the node.
+#[derive(Debug, Default)]
+struct Life {
+    /// Steps before it.
+    began: u64,
+    /// The first sequence of its records.
+    first_sequence: u64,
+    /// Written and durable, as last seen (O7).
+    watermarks: (u64, u64),
+}
+
+/// What lives came to that have ended.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    terms: LedgerTerms,
+    counters: BTreeMap<String, u64>,
+}
+
+impl Past {
+    /// Adds a life.
+    pub(super) fn add(&mut self, node: &SimNode) {
+        self.terms.add(&node.ledger().total());
+        self.add_counters(node.counters());
+    }
+
+    /// One more of these.
+    pub(super) fn count(&mut self, name: &str) {
+        *self.counters.entry(name.to_owned()).or_default() += 1;
+    }
+
+    fn add_counters(&mut self, counters: BTreeMap<String, u64>) {
+        counters.into_iter().for_each(|(name, count)| *self.counters.entry(name).or_default() += count);
+    }
+}
+
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let mut rng = Rng::new(scenario.seed);
         let ring = SimRing::new(rng.next_u64(), scenario.faults.clone());
         let mut scheduler = Scheduler::new(ring.clone(), rng.fork(), scenario.pace);
-        let mut node = node::build(scenario, &ring, &mut scheduler);
+        let log = scenario.storage.then(|| open_log(scenario, &ring, &ring.disk()).expect("an empty disk"));
+        let mut node = node::build(scenario, &ring, &mut scheduler, log);
         let mut account = Account::default();
         let mut tcp = Vec::new();
         for (manner, frames, mix) in &scenario.tcp {
@@ -142,6 +163,9 @@ impl<'a> World<'a> {
             tcp,
             udp,
             publishers,
+            past: Past::default(),
+            deaths: scenario.deaths.iter().rev().collect(),
+            life: Life::default(),
             full_until: None,
             fills_left,
             live_until: None,
@@ -152,15 +176,33 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Until all clients are done, and a while longer on some seeds. False: the drain is to come in the middle of it.
+    /// A life has begun.
+    pub(super) fn begin_life(&mut self) {
+        let status = self.node.log.as_ref().map(|log| log.status().written_sequence());
+        self.life = Life { began: self.steps, first_sequence: status.unwrap_or(0), watermarks: (0, 0) };
+        (self.full_until, self.live_until, self.is_stuck) = (None, None, false);
+    }
+
+    /// Steps since then.
+    pub(super) fn steps_of_life(&self) -> u64 {
+        self.steps - self.life.began
+    }
+
+    /// Until all clients are done, and a while longer on some seeds; through all deaths. False: the drain is to come in the middle of it.
     fn live(&mut self) -> bool {
         let early = self.scenario.early_drain.then(|| self.rng.between(50..=8_000));
         let began = self.ring.now();
         while self.ring.now().since(began) < LIVE_MAX {
             if early.is_some_and(|steps| self.steps >= steps) {
+                self.deaths.clear();
                 return false;
             }
             self.step();
+            if self.deaths.last().is_some_and(|death| self.must_die(death))
+                && let Some(death) = self.deaths.pop()
+            {
+                self.die(death);
+            }
             if self.clients_next().is_none() {
                 // Long enough for deadlines to pass, on some seeds.
                 let patience = *self.rng.pick(&[0, 5, 300]);
@@ -170,6 +212,7 @@ impl<'a> World<'a> {
                 }
             }
         }
+        self.deaths.clear();
         true
     }
 
@@ -188,6 +231,18 @@ impl<'a> World<'a> {
             assert!(is_in_time, "O8: {} without an outcome, {level:?}:\n{}", self.rest(), self.scheduler.describe());
         }
         self.clients_rest = false;
+    }
+
+    /// Where it stands, for a failing seed.
+    fn describe(&self) -> String {
+        let level = self.node.control.reading().level;
+        let clients = self.clients_next();
+        format!(
+            "{level:?}, {} without an outcome, clients next at {clients:?}, full until {:?}\n{}",
+            self.rest(),
+            self.full_until,
+            self.scheduler.describe()
+        )
     }
 
     /// What is unread or in flight.
@@ -230,19 +285,24 @@ impl<'a> World<'a> {
     /// One thing happens, and the oracles look.
     fn step(&mut self) {
         self.steps += 1;
-        assert!(self.steps < STEPS_MAX, "does not come to its end:\n{}", self.scheduler.describe());
+        assert!(self.steps < STEPS_MAX, "does not come to its end: {}", self.describe());
         match self.rng.below(16) {
             0..=2 => self.client(),
             3 => drop(self.help()),
             4 => self.fill_disk(),
             _ => self.scheduler.step(),
         }
+        if self.ring.disk().has_stopped() {
+            return; // Somebody dies now.
+        }
         if self.scheduler.is_settled() {
             oracle::check_balance(&self.node.ledger(), self.scheduler.holding());
         }
-        if let Some(log) = self.node.log.as_ref().filter(|_| self.steps.is_multiple_of(WATERMARKS_EVERY)) {
-            let way = Left::WAYS[(self.steps / WATERMARKS_EVERY) as usize % Left::WAYS.len()];
-            oracle::check_watermarks(log.status(), &self.ring.disk(), &[way]);
+        if let Some(log) = self.node.log.as_ref() {
+            oracle::check_monotone(log.status(), &mut self.life.watermarks);
+            if self.steps.is_multiple_of(WATERMARKS_EVERY) {
+                oracle::check_watermarks(log.status(), &self.ring.disk(), &mut self.rng);
+            }
         }
         if self.scheduler.is_quiet() {
             self.jump();
@@ -270,7 +330,14 @@ impl<'a> World<'a> {
         let sink: &mut dyn FnMut(&[u8]) -> bool = &mut |_| true;
         let letter = self.node.collector.collect(self.ring.now(), self.ring.wall(), sink).is_some();
         let (now, wall) = (self.ring.now(), self.ring.wall());
+        let death = self.deaths.last().filter(|death| self.steps_of_life() >= death.after_steps);
+        if let Some(changes) = death.and_then(|death| death.in_keeper) {
+            self.ring.disk().stop_after(changes);
+        }
         let kept = self.node.log.as_mut().and_then(|log| log.keeper()).is_some_and(|keeper| keeper.work(now, wall));
+        if !kept || !self.ring.disk().has_stopped() {
+            self.ring.disk().permit_changes();
+        }
         let helped = self.node.windows.write_next() || letter || kept;
         if helped {
             self.scheduler.stir();
@@ -327,13 +394,13 @@ impl<'a> World<'a> {
         oracle::check_receipts(&ledger, &least, &most);
         self.check_letters(&total);
         self.check_rest();
-        let mut counters = self.node.counters();
+        let counters = self.node.counters();
         assert_eq!(self.node.windowed.get(), counters["events_processed batch"], "O9: BATCH events in windows, and processed");
         let log_checksum = self.check_log();
-        for (name, count) in self.publishers.iter().flat_map(SimPublisher::counters) {
-            *counters.entry(name.clone()).or_default() += count;
-        }
-        Outcome { terms: total, counters, steps: self.steps, log_checksum }
+        self.publishers.iter().for_each(|publisher| self.past.add_counters(publisher.counters().clone()));
+        self.past.add_counters(counters);
+        self.past.terms.add(&total);
+        Outcome { terms: self.past.terms, counters: self.past.counters, steps: self.steps, log_checksum }
     }
 
     /// What agents must have received, and what they may have: bytes that came after the engine itself ended a connection need not be
@@ -386,18 +453,27 @@ impl<'a> World<'a> {
             return 0;
         };
         let disk = self.ring.disk();
-        oracle::check_watermarks(log.status(), &disk, &Left::WAYS);
-        let store_failed = matches!(log.status().state(), StoreState::Failed { .. });
+        (0..4).for_each(|_| oracle::check_watermarks(log.status(), &disk, &mut self.rng));
+        let state = log.status().state();
+        let store_failed = matches!(state, StoreState::Failed { .. });
         if !store_failed {
             assert!(log.finish(self.ring.wall()).expect("a simulated file"), "a drained log can be closed");
             assert!(verify(disk.clone(), 0).expect("a log").is_whole(), "O3: the log is not whole");
         }
-        let reader = NodeReader::open(disk.clone(), 0).expect("a log");
-        let given_up = reader.next_sequence();
-        let records = reader.into_records();
-        let stored: Vec<Stored> = records.map(|record| Stored::from(record.expect("O3: a good record"))).collect();
-        let transactional_in_order = self.scenario.handler != HandlerManner::Bad;
-        let rules = LogRules { dedup: self.scenario.dedup, transactional_in_order, store_failed, given_up };
+        let stored = oracle::read_log(&disk);
+        let given_up = NodeReader::open(disk.clone(), 0).expect("a log").next_sequence();
+        let rules = LogRules {
+            dedup: self.scenario.dedup,
+            transactional_in_order: self.scenario.handler != HandlerManner::Bad,
+            store_failed,
+            sync_failed: is_sync_failed(state),
+            since: self.life.first_sequence,
+            given_up,
+        };
+        if !store_failed {
+            let mark_at = log.status().written_bytes() - BATCH_HEADER_BYTES as u64;
+            damage::check_damage(&disk, &stored, mark_at, &mut self.rng);
+        }
         oracle::check_log(&stored, &ledger, &self.account, rules);
         disk.content().values().fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes))
     }

@@ -8,8 +8,8 @@
 
 use std::io;
 
-use super::format::{BatchHeader, BatchMark, Contents, SegmentHeader};
-use super::log_file::{LogFile, LogFolder};
+use super::format::{BatchHeader, BatchMark, Contents, FormatError, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::reader::{LogReader, OwnedRecord, ReadError, Record};
 use super::segments::{SealedSegment, list, read_header};
@@ -220,8 +220,12 @@ impl<D: LogFolder> NodeReader<D> {
             let candidates = [SegmentName::Sealed(self.node, end), SegmentName::Active(self.node), SegmentName::Next(self.node)];
             for name in candidates {
                 let Some(file) = self.folder.open_if_there(&name.to_string())? else { continue };
+                let header = read_header(&file)?;
+                if name == SegmentName::Active(self.node) {
+                    self.check_active(&file, header.as_ref())?;
+                }
                 // None: a file that is prepared, or whose header is being written.
-                let Some(header) = read_header(&file)? else { continue };
+                let Some(header) = header else { continue };
                 let is_other = header.first_sequence >= end && header != *self.reader.segment();
                 if is_other && self.reader.is_followed_by(&header) {
                     self.accepted_losses += header.first_sequence - end;
@@ -252,6 +256,26 @@ impl<D: LogFolder> NodeReader<D> {
                 }))
             }
         }
+    }
+
+    /// What bears the active name has its header (V3), and that is not one of an earlier segment.
+    fn check_active(&self, file: &D::File, header: Option<&SegmentHeader>) -> Result<(), ReadError> {
+        let first_lost = self.end_sequence();
+        let fault = match header {
+            Some(header) if header.first_sequence >= first_lost => return Ok(()),
+            // This is the active segment, or the reader is in the next file while the one before it has not got its sealed name yet.
+            Some(_) if !matches!(self.name, SegmentName::Sealed(..)) => return Ok(()),
+            Some(_) => Fault::Discontinuous,
+            None => {
+                let mut bytes = [0; SEGMENT_HEADER_BYTES];
+                let read = read_full(file, &mut bytes, 0)?;
+                if bytes[..read].iter().all(|byte| *byte == 0) {
+                    return Ok(()); // Torn at birth: recovery begins it anew.
+                }
+                Fault::SegmentHeader(FormatError::Checksum)
+            }
+        };
+        Err(ReadError::Damaged(Damage { offset: 0, fault, first_lost, resume: None }))
     }
 
     /// Without a footer the segment is the active one, being written; or it has got its sealed name meanwhile: then all of it is to come.
@@ -318,7 +342,15 @@ fn open_segment<D: LogFolder>(folder: &D, name: SegmentName) -> Result<LogReader
 
 fn open_file<F: LogFile>(name: SegmentName, file: F) -> Result<LogReader<F>, ReadError> {
     match name {
-        SegmentName::Sealed(..) => LogReader::open_sealed(file),
+        SegmentName::Sealed(_, first) => {
+            let reader = LogReader::open_sealed(file)?;
+            // A block that was written to the wrong place may be a good header of another segment: nobody goes in circles for that.
+            if reader.segment().first_sequence != first {
+                let damage = Damage { offset: 0, fault: Fault::Discontinuous, first_lost: first, resume: None };
+                return Err(ReadError::Damaged(damage));
+            }
+            Ok(reader)
+        }
         SegmentName::Active(_) | SegmentName::Next(_) => LogReader::open(file),
     }
 }

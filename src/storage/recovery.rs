@@ -305,6 +305,7 @@ impl<D: LogFolder> Recovery<'_, D> {
         let mut block = [0; BLOCK_BYTES];
         let bytes = header.encode();
         block[..bytes.len()].copy_from_slice(&bytes);
+        let is_new = self.open(name)?.is_none();
         let write = || {
             let file = self.folder.create(&name.to_string())?;
             file.set_len(0)?;
@@ -313,8 +314,11 @@ impl<D: LogFolder> Recovery<'_, D> {
             self.folder.sync()
         };
         write().map_err(|error| {
-            // Of no use, and made a moment ago by this very call.
-            let _ = self.folder.remove(&name.to_string());
+            // Of no use, and made a moment ago by this very call. One that was there before is kept: it may be all that says that a roll
+            // was under way (V3).
+            if is_new {
+                let _ = self.folder.remove(&name.to_string());
+            }
             SegmentFault::io(name, "write the header of")(error)
         })
     }

@@ -47,6 +47,7 @@ use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::lane::LaneConsumer;
 use crate::control::NodeGate;
 use crate::metrics::ledger::{DropReason, LedgerCells};
+use crate::planted::{Bug, is_planted};
 use crate::pool::{Event, Outcome, Releaser, SharedPool, SlotClass, Source};
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring, WriteSync};
@@ -292,7 +293,7 @@ impl Appender {
 
     fn write_sync(&self) -> WriteSync {
         match (self.options.durability, self.options.sync_method) {
-            (Durability::Always, SyncMethod::Dsync) => WriteSync::DataSync,
+            (Durability::Always, SyncMethod::Dsync) if !is_planted(Bug::NoFsync) => WriteSync::DataSync,
             _ => WriteSync::None,
         }
     }
@@ -502,6 +503,8 @@ impl<R: Ring> Agent<R> for Appender {
     fn drain(&mut self, _ctx: &mut Context<'_, R>) {
         // The inlets are part of what it holds: processors that are drained have pushed all they had.
         self.is_draining = true;
+        // With nothing to write no poll may follow, and a log that is only short of space can be closed.
+        self.look_at_space();
     }
 
     fn is_drained(&self) -> bool {

@@ -8,6 +8,7 @@ use super::super::status::{StoreOperation, StoreState};
 use super::super::sync_method::SyncMethod;
 use super::{Appender, AppenderOptions, Durability};
 use crate::agent::Context;
+use crate::planted::{Bug, is_planted};
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Errno, Fd, Ring, Token};
 use crate::sys::memory::StagingBuffer;
@@ -179,6 +180,9 @@ impl Appender {
         self.counters.writes.add(1);
         self.counters.write_bytes.add((batch.padded - from) as u64);
         ctx.ring.write(token, batch.file, buffer, from..batch.padded, batch.offset + from as u64, self.write_sync());
+        if is_planted(Bug::EarlyAck) {
+            self.status.set_written(batch.header.end_sequence(), batch.offset + batch.end as u64, batch.chain);
+        }
         self.flight = Flight::Writing { token, batch, from };
         self.publish_in_flight();
     }
@@ -210,6 +214,10 @@ impl Appender {
         };
         // A2: covers the writes that have completed, and no other.
         let Some((file, sequence, bytes)) = sync else { return };
+        if is_planted(Bug::NoFsync) {
+            self.durable(file, sequence, bytes);
+            return self.retire_if_done();
+        }
         let token = self.next_token(ctx, KIND_SYNC);
         self.syncs.in_flight = Some(SyncInFlight { token, file, sequence, bytes });
         ctx.ring.sync(token, file);

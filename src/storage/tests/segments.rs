@@ -224,6 +224,44 @@ fn a_segment_of_another_log_or_in_the_wrong_place_is_damage() {
 }
 
 #[test]
+fn the_header_of_one_segment_in_another_one_s_file_sends_no_reader_in_circles() {
+    let disk = a_long_log();
+    let names: Vec<String> = survey(&disk, 0).unwrap().iter().map(|segment| segment.name().to_string()).collect();
+    let header = disk.content()[&names[0]][..4096].to_vec();
+    disk.corrupt(&names[2], 0, &header);
+    assert!(!verify(disk, 0).unwrap().is_whole());
+}
+
+#[test]
+fn a_destroyed_header_of_the_active_segment_is_told_of_by_readers_too() {
+    let disk = a_long_log();
+    let first = disk.content().into_values().nth(1).unwrap();
+    for bytes in [b"?".as_slice(), &first[..4096]] {
+        disk.corrupt("events.bin", 0, bytes);
+        assert_eq!(verify(disk.clone(), 0).unwrap().damage_count, 1);
+    }
+}
+
+#[test]
+fn a_next_segment_that_can_t_be_written_is_kept_as_it_may_be_all_that_tells_of_a_roll() {
+    // Killed between the two renames of a roll, the next file not written to yet.
+    let disk = a_long_log();
+    let last = survey(&disk, 0).unwrap().pop().unwrap().footer.end_sequence;
+    disk.put("events.node0.next", &[0; 4096]);
+    disk.remove("events.bin").unwrap();
+    assert!(list(&disk, 0).unwrap().next);
+    for changes in 0..2 {
+        disk.stop_after(changes);
+        assert!(matches!(recover(&disk, &identity()).unwrap_err().fault, LogFault::Io { .. }));
+        disk.permit_changes();
+    }
+    disk.set_full(true);
+    assert!(matches!(recover(&disk, &identity()).unwrap_err().fault, LogFault::Io { .. }));
+    disk.set_full(false);
+    assert_eq!(recover(&disk, &identity()).unwrap().next_sequence, last);
+}
+
+#[test]
 fn damage_inside_of_a_sealed_segment_is_found_by_reading_and_the_rest_is_read() {
     let disk = a_long_log();
     let name = survey(&disk, 0).unwrap()[1].name().to_string();
@@ -360,6 +398,17 @@ fn with_too_little_free_the_gate_is_closed_until_there_is_more() {
     bench.poll();
     assert!(!bench.gate.is_store_unavailable());
     assert_eq!(bench.log.status().state(), StoreState::Running);
+}
+
+#[test]
+fn a_log_that_is_only_short_of_space_is_closed_in_good_order() {
+    let mut bench = Bench::with_segments(small(), SimDisk::new(), SegmentOptions { min_free_bytes: 1, ..tiny() });
+    bench.ring.disk.set_full(true);
+    bench.keep();
+    bench.poll();
+    bench.ring.disk.set_full(false);
+    bench.drain(); // Nothing to write: no poll has to follow.
+    assert!(bench.log.finish(WallNanos(1)).unwrap());
 }
 
 #[test]
