@@ -30,6 +30,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
+//! | [`bench`] | the harness: limits of the machine, figures, reports; its scenarios are in [`commands`] |
 //! | [`embedding`] | the door for programs that have the engine inside, and its page |
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
 //! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |
@@ -48,6 +49,8 @@
 // Model-checked builds (`make loom`) leave out what needs tokio, and with it the users of much else.
 #![cfg_attr(loom, allow(dead_code, unused_imports, rustdoc::broken_intra_doc_links))]
 
+#[cfg(not(loom))]
+pub mod bench;
 #[cfg(not(loom))]
 pub mod commands;
 pub mod config;

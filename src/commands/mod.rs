@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod dlq;
 pub mod doctor;
 pub mod log;
@@ -134,6 +135,8 @@ pub enum Command {
     Dlq(dlq::DlqCommand),
     /// Sends events.
     Send(send::SendCommand),
+    /// Measures the machine and the engine on it.
+    Bench(bench::BenchCommand),
 }
 
 impl Command {
@@ -150,6 +153,7 @@ impl Command {
             Command::Log(command) => log_exit(command.run(out)),
             Command::Tail(command) => log_exit(command.run(out)),
             Command::Dlq(command) => command.run(out),
+            Command::Bench(command) => command.run(out),
             Command::Send(command) => command.run().map(|()| ExitStatus::Ok).map_err(|error| {
                 let code = if error.is_usage() { ExitStatus::Usage } else { ExitStatus::Runtime };
                 parts::three_lines(code, &error)

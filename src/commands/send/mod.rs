@@ -33,7 +33,7 @@ pub use error::{LineFault, SendError};
 pub use plan::{Generate, Input, LineFormat, Mix, Plan, TcpTransport, Transport, UdpTransport};
 pub use summary::{SendSummary, Tally};
 
-use generate::Generator;
+pub(super) use generate::Generator;
 use lines::{Lines, RawBytes};
 
 /// Send events to an engine: lines of files or standard input, raw frames, or generated load.
@@ -189,13 +189,13 @@ fn send_part(plan: &Plan, thread: usize, stop: &AtomicBool) -> Part {
 
 /// The bytes of one write or one datagram, and what they hold.
 #[derive(Debug, Default)]
-struct Piece {
-    bytes: Vec<u8>,
-    tally: Tally,
+pub(super) struct Piece {
+    pub(super) bytes: Vec<u8>,
+    pub(super) tally: Tally,
 }
 
 impl Piece {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.tally = Tally::default();
     }
