@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_change_within_the_tolerance_is_the_same() {
         assert_eq!(verdict(&[100.0], &[95.1]), (Verdict::Same, true));
-        assert_eq!(verdict(&[100.0], &[105.0]), (Verdict::Same, true));
+        assert_eq!(verdict(&[100.0], &[104.9]), (Verdict::Same, true));
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Inflow {
     pub at_most: Nanos,
 }
 
+/// How long to wait for the first frame at all: senders can be kept from their core for a while.
+const PATIENCE: Nanos = Nanos::from_millis(10_000);
+
 /// Counts frames from a moment on.
 #[derive(Debug)]
 struct Meter {
@@ -45,7 +48,7 @@ impl Meter {
     /// Whether it is time to stop.
     fn is_over(&mut self, now: Nanos) -> bool {
         match self.began {
-            Some(began) => now.since(began) >= self.at_most,
+            Some(began) => now.since(began) >= if self.frames > 0 { self.at_most } else { PATIENCE },
             None => {
                 if now.since(self.opened) >= WARM_UP {
                     (self.began, self.frames) = (Some(now), 0);

@@ -144,7 +144,7 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// Arms a receive on each stream. Belongs to the calling thread.
+    /// With the first turn each stream is received from. Belongs to the calling thread.
     pub(super) fn open(
         features: &Features,
         streams: Vec<TcpStream>,
@@ -171,9 +171,7 @@ impl Intake {
         }
         let starved = (0..streams.len()).collect();
         let (completions, turn) = (VecDeque::with_capacity(COMPLETIONS_MAX), Vec::with_capacity(COMPLETIONS_MAX));
-        let mut intake = Self { ring, pool, shared, streams, completions, turn, starved };
-        intake.arm_starved();
-        Ok(intake)
+        Ok(Self { ring, pool, shared, streams, completions, turn, starved })
     }
 
     /// The ring, to write with.
@@ -183,6 +181,10 @@ impl Intake {
 
     /// One turn; what it brought is for [`Intake::next`].
     pub(super) fn turn(&mut self, wait: Wait) -> Result<(), CeilingError> {
+        // Here, as the completion that said so may have come after those of the last chunks.
+        if self.ring.offered(GroupId::Tcp) > 0 {
+            self.arm_starved();
+        }
         self.ring.turn(wait, &mut self.turn)?;
         self.completions.extend(self.turn.drain(..));
         Ok(())
@@ -214,7 +216,6 @@ impl Intake {
     /// The chunk is the kernel's again.
     pub(super) fn give_back(&mut self, chunk: Chunk) {
         self.ring.provide(self.pool.lend(chunk.slot, GroupId::Tcp, 0).expect("its place is free again"));
-        self.arm_starved();
     }
 
     fn arm_starved(&mut self) {
