@@ -212,12 +212,14 @@ impl fmt::Display for Document {
             if self.points.len() > 1 || self.axis.is_some() {
                 writeln!(f, "{}", point.name)?;
             }
-            writeln!(f, "  {:<42}{:>16}{:>16}{:>16}{:>10}", "", "median", "least", "most", "of known")?;
+            let is_known = point.figures.0.iter().any(|figure| figure.reference.is_some());
+            let known = if is_known { "of known" } else { "" };
+            writeln!(f, "{:<42}{:>18}{:>18}{:>18}{known:>10}", "", "median", "least", "most")?;
             for figure in &point.figures.0 {
                 let [median, least, most] =
                     [figure.median(), figure.least(), figure.most()].map(|value| readable(value, &figure.unit));
                 let share = figure.share_of_reference().map(|share| format!("{share:.2}")).unwrap_or_default();
-                writeln!(f, "  {:<42}{median:>16}{least:>16}{most:>16}{share:>10}", figure.name)?;
+                writeln!(f, "  {:<40}{median:>18}{least:>18}{most:>18}{share:>10}", figure.name)?;
             }
             for loss in &point.losses {
                 writeln!(f, "  LOSS: {loss}")?;

@@ -104,7 +104,9 @@ pub fn readable(value: f64, unit: &str) -> String {
         "ns" if value >= 1e9 => format!("{:.2} s", value / 1e9),
         "ns" if value >= 1e6 => format!("{:.2} ms", value / 1e6),
         "ns" if value >= 1e4 => format!("{:.1} µs", value / 1e3),
+        "ns" if value >= 1e3 => format!("{:.2} µs", value / 1e3),
         "ns" => format!("{value:.1} ns"),
+        "share" => format!("{value:.3}"),
         "events/s" | "1/s" | "bytes" => format!("{} {unit}", short(value)),
         _ => format!("{value:.2} {unit}"),
     }

@@ -88,7 +88,7 @@ pub(super) fn repeat(bench: &mut Bench, load: &Load, point: &mut Point) -> Resul
     let figures = &mut point.figures;
     figures.note("stored", "events/s", Better::Higher, rate);
     figures.note(names::PIPELINE, "events/s", Better::Neither, ceiling);
-    figures.note("share of the pipeline", "of 1", Better::Higher, rate / ceiling.max(1.0));
+    figures.note("share of the pipeline", "share", Better::Higher, rate / ceiling.max(1.0));
     let cpu_ns = taken.cpu_ns.saturating_sub(before.cpu_ns);
     figures.note("CPU of the engine for each event", "ns", Better::Lower, cpu_ns as f64 / done(&status.total).max(1) as f64);
     note_latencies(&status, figures);

@@ -13,7 +13,7 @@ use super::sender::OpenLoop;
 use super::{CommandError, ExitStatus, JITTER_PROBE, Scratch, conclude, failed, flat_out, idle, layout, open_loop, usage};
 use crate::bench::ceiling::{Ceiling, Layout};
 use crate::bench::document::{Document, FORMAT, Point};
-use crate::bench::figure::short;
+use crate::bench::figure::readable;
 use crate::bench::host::Host;
 use crate::bench::noise::{CpuTicks, Noise};
 use crate::commands::send::{Input, Mix, SendCommand};
@@ -257,7 +257,7 @@ impl RunCommand {
 
     fn measure(&self, bench: &mut Bench, noise: &mut Noise) -> Result<Vec<Point>, CommandError> {
         match self.scenario {
-            Scenario::IngestTcp => self.repeat_loads(bench, noise, vec![(point("8 connections flat out", None), self.load())]),
+            Scenario::IngestTcp => self.repeat_loads(bench, noise, vec![(point("flat out", None), self.load())]),
             Scenario::Connections => {
                 let loads = [1, 10, 100, 1_000].map(|connections| {
                     let send = SendCommand { connections: Some(connections), ..self.load().send };
@@ -317,7 +317,7 @@ impl RunCommand {
         let plan = |per_second| OpenLoop { per_second, span: bench.each, flood: None, may_spin };
         let mut rates = self.rates.0.clone();
         let mut points: Vec<(OpenLoop, Merged, Point)> = Vec::new();
-        let rated = |per_second: u64| point(format!("{}events/s", short(per_second as f64)), Some(per_second as f64));
+        let rated = |per_second: u64| point(readable(per_second as f64, "events/s"), Some(per_second as f64));
         let plans: Vec<OpenLoop> = rates.iter().copied().map(&plan).collect();
         points.extend(plans.into_iter().map(|plan| (plan.clone(), Merged::new(), rated(plan.per_second))));
         let span = bench.each;
