@@ -30,7 +30,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
-//! | [`bench`] | the harness: limits of the machine, figures, reports; its scenarios are in [`commands`] |
+//! | [`bench`](mod@bench) | the harness: limits of the machine, figures, reports; its scenarios are in [`commands`] |
 //! | [`embedding`] | the door for programs that have the engine inside, and its page |
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
 //! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; publishers in this process |

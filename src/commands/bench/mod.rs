@@ -6,8 +6,8 @@
 //!                   └─ sender                    ─┘   bench compare A B ─► verdicts, exit code
 //! ```
 //!
-//! The engine is a child process of the same binary on the engine's core ([`child`]), or, where a handler has to stop the clock, inside this
-//! process with its agents on that core ([`open_loop`]); the sender has the other one. Limits and engine take turns within each repeat.
+//! The engine is a child process of the same binary on the engine's core (`child`), or, where a handler has to stop the clock, inside this
+//! process with its agents on that core (`open_loop`); the sender has the other one. Limits and engine take turns within each repeat.
 
 #![forbid(unsafe_code)]
 
