@@ -1,6 +1,6 @@
 //! Line charts as SVG text: axes with ticks a person would choose, a legend, bands from least to most.
 //!
-//! Own code rather than a plotting library: percentile axes are in none of them, and what else is needed fits this file.
+//! Own code rather than a plotting library: percentile axes would be own code there too, and what else is needed fits this file.
 
 use std::fmt::Write as _;
 
