@@ -30,6 +30,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`commands`], [`config`], [`report`], [`limits`] | the binary's subcommands; flags > environment > file > default; what start and end say |
+//! | [`bench`](mod@bench) | the harness: limits of the machine, figures, reports; its scenarios are in [`commands`] |
 //! | [`embedding`] | the door for programs that have the engine inside, and its page |
 //! | [`engine`], [`runner`], [`agent`] | wiring, start and stop; the threads; what an active part is |
 //! | [`ingest`] | reactor: TCP, UDP, flow control, deadlines; sessions; publishers in this process |
@@ -51,6 +52,8 @@
 // The page above is of the whole house; builds without some part of it lack what it links to.
 #![cfg_attr(any(loom, not(feature = "engine")), allow(rustdoc::broken_intra_doc_links))]
 
+#[cfg(all(feature = "engine", not(loom)))]
+pub mod bench;
 #[cfg(all(feature = "engine", not(loom)))]
 pub mod commands;
 #[cfg(feature = "engine")]

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod dlq;
 pub mod doctor;
 pub mod log;
@@ -136,6 +137,8 @@ pub enum Command {
     Dlq(dlq::DlqCommand),
     /// Sends events.
     Send(send::SendCommand),
+    /// Measures the machine and the engine on it.
+    Bench(bench::BenchCommand),
     /// Runs the engine in the simulator.
     #[cfg(feature = "sim")]
     Sim(sim::SimCommand),
@@ -155,6 +158,7 @@ impl Command {
             Command::Log(command) => log_exit(command.run(out)),
             Command::Tail(command) => log_exit(command.run(out)),
             Command::Dlq(command) => command.run(out),
+            Command::Bench(command) => command.run(out),
             #[cfg(feature = "sim")]
             Command::Sim(command) => command.run(out),
             Command::Send(command) => command.run().map(|()| ExitStatus::Ok).map_err(|error| {

@@ -61,6 +61,14 @@ fn ask(admin: SocketAddr) -> Result<String, CommandError> {
     answer.body_mut().read_to_string().map_err(|error| no_answer(error.to_string()))
 }
 
+/// What an engine says of itself.
+///
+/// # Errors
+/// As [`StatusCommand::run`].
+pub(super) fn document(admin: SocketAddr) -> Result<StatusDocument, CommandError> {
+    read_answer(admin, &ask(admin)?)
+}
+
 fn read_answer(admin: SocketAddr, body: &str) -> Result<StatusDocument, CommandError> {
     serde_json::from_str(body).map_err(|error| {
         let fix = "name the admin endpoint of an engine of this version with --admin ADDRESS:PORT, or use --json";

@@ -126,6 +126,12 @@ pub fn keep_descriptors_from_programs() {
     unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
 }
 
+/// Asks a process to end, with SIGTERM. Call only for a child that has not been waited for: its number is taken till then.
+pub fn ask_to_end(child: u32) {
+    // SAFETY: no pointers. A child that has just ended is there until it is waited for.
+    unsafe { libc::kill(child as libc::pid_t, libc::SIGTERM) };
+}
+
 /// Kills a process group, given by its leader, with SIGKILL. Call only for a leader that has not been waited for: its number is taken till then.
 pub fn kill_process_group(leader: u32) {
     // SAFETY: no pointers. A group that has just ended is ESRCH, and no harm.

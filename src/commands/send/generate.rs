@@ -13,8 +13,9 @@ const BLOCKS: usize = 8;
 /// Digits of an id.
 const ID_DIGITS: usize = 16;
 
+/// See the module doc.
 #[derive(Debug)]
-pub(super) struct Generator {
+pub(in crate::commands) struct Generator {
     blocks: Vec<Block>,
     /// The block and the frame in it that come next.
     block: usize,
@@ -40,7 +41,7 @@ struct Mark {
 
 impl Generator {
     /// One thread's share. `block_bytes` is about what goes into one write.
-    pub(super) fn new(generate: &Generate, block_bytes: usize, thread: usize, threads: usize) -> Generator {
+    pub(in crate::commands) fn new(generate: &Generate, block_bytes: usize, thread: usize, threads: usize) -> Generator {
         let share = |threads_before: usize| (u128::from(generate.events) * threads_before as u128 / threads as u128) as u64;
         let first = share(thread);
         // Ids run on from a place that the seed chooses: two seeds overlap with a chance of events / 2^63.
@@ -56,7 +57,7 @@ impl Generator {
     }
 
     /// Appends the next events, up to the end of the block and up to `events_max`.
-    pub(super) fn fill(&mut self, piece: &mut Piece, events_max: u64) {
+    pub(in crate::commands) fn fill(&mut self, piece: &mut Piece, events_max: u64) {
         let block = &self.blocks[self.block];
         let rest = &block.frames[self.frame..];
         // No more than `rest` holds, so it fits.

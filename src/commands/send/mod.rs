@@ -38,7 +38,7 @@ pub use summary::{SendSummary, SessionTally, Tally};
 
 use crate::wire::session::AckLevel;
 use crate::wire::{Priority, ProducerId};
-use generate::Generator;
+pub(super) use generate::Generator;
 use lines::{Lines, RawBytes};
 
 /// Send events to an engine: lines of files or standard input, raw frames, or generated load.
@@ -218,13 +218,13 @@ fn send_part(plan: &Plan, thread: usize, stop: &AtomicBool) -> Part {
 
 /// The bytes of one write or one datagram, and what they hold.
 #[derive(Debug, Default)]
-struct Piece {
-    bytes: Vec<u8>,
-    tally: Tally,
+pub(super) struct Piece {
+    pub(super) bytes: Vec<u8>,
+    pub(super) tally: Tally,
 }
 
 impl Piece {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.tally = Tally::default();
     }

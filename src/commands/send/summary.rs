@@ -32,7 +32,7 @@ impl Tally {
     }
 
     /// Adds another tally.
-    pub(super) fn add(&mut self, other: &Tally) {
+    pub(in crate::commands) fn add(&mut self, other: &Tally) {
         for (mine, theirs) in self.events_by_priority.iter_mut().zip(other.events_by_priority) {
             *mine += theirs;
         }

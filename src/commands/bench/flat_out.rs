@@ -1,0 +1,213 @@
+//! Closed loop, flat out: how many events a second get from sockets into the log, beside the ceiling pipeline of the same frames.
+
+use std::time::{Duration, Instant};
+
+use super::child::EngineChild;
+use super::run::Bench;
+use super::{CommandError, failed};
+use crate::bench::ceiling::{FrameShape, Inflow, names};
+use crate::bench::document::Point;
+use crate::bench::figure::{Better, Figures};
+use crate::commands::send::{self, Plan, SendCommand};
+use crate::metrics::status::{StatusDocument, Terms};
+use crate::sys::clock::Nanos;
+use crate::sys::process::pin_current_thread;
+use crate::wire::Tier;
+
+/// How long the ceiling pipeline runs in each repeat.
+const CEILING_FOR: Nanos = Nanos::from_millis(1_000);
+/// How long events may take to be stored, or latencies to be handed over, after the last one was read.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two questions.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// About how many bytes of frames a run sends unless it is told a number of events.
+const BYTES_BY_DEFAULT: u64 = 800_000_000;
+/// A run too short says nothing, one too long fills the disk.
+const EVENTS_BY_DEFAULT: (u64, u64) = (20_000, 10_000_000);
+
+/// What is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Load {
+    /// Mix, bodies, topics and connections.
+    pub(super) send: SendCommand,
+}
+
+impl Load {
+    /// The plan for an engine's port.
+    ///
+    /// # Errors
+    /// Flags that make no sense.
+    pub(super) fn plan(&self, tcp: std::net::SocketAddr) -> Result<Plan, CommandError> {
+        let send = SendCommand { tcp: Some(tcp), generate: Some(self.events()), ..self.send.clone() };
+        let refused = |error: send::SendError| super::three_lines(super::ExitStatus::Usage, &error);
+        Plan::try_from(send).map_err(refused)
+    }
+
+    /// Frames as those of the generator: its topics are `load/0` and so on.
+    fn shape(&self) -> FrameShape {
+        let topics = self.send.topics.unwrap_or(16).max(1);
+        FrameShape { topic_bytes: format!("load/{}", topics - 1).len(), body_bytes: self.send.body_bytes.unwrap_or(64) }
+    }
+
+    fn events(&self) -> u64 {
+        let FrameShape { topic_bytes, body_bytes } = self.shape();
+        let by_size = BYTES_BY_DEFAULT / crate::wire::encoded_len(topic_bytes, body_bytes) as u64;
+        self.send.generate.unwrap_or(by_size.clamp(EVENTS_BY_DEFAULT.0, EVENTS_BY_DEFAULT.1))
+    }
+
+    fn connections(&self) -> usize {
+        self.send.connections.unwrap_or(8)
+    }
+}
+
+/// One repeat: the ceiling pipeline, then the engine. Adds to the point's figures and losses.
+///
+/// # Errors
+/// An engine that does not start, answer or end; a sender that can't send.
+pub(super) fn repeat(bench: &mut Bench, load: &Load, point: &mut Point) -> Result<(), CommandError> {
+    let inflow = Inflow { shape: load.shape(), connections: load.connections(), at_most: CEILING_FOR };
+    let ceiling = bench.ceiling.pipeline(&inflow).map_err(|error| failed(&error))?;
+    let data = bench.scratch.0.join("engine");
+    let engine = EngineChild::start(bench.layout.engine_cpu, &data, &bench.flags)?;
+    let before = engine.taken();
+    let began = Instant::now();
+    let sent = send_from(bench.layout.sender_cpu, &load.plan(engine.tcp)?)?;
+    let (stored, took) = look(&engine, began, sent.sent.events())?;
+    let (rate, taken) = (stored as f64 / took.as_secs_f64(), engine.taken());
+    let (status, mut losses) = settle(&engine, sent.sent.events())?;
+    if sent.unconfirmed_connections > 0 {
+        losses.push(format!("{} connections were not read to their end", sent.unconfirmed_connections));
+    }
+    losses.extend(engine.stop()?);
+    // The next repeat begins with an empty log.
+    let _ = std::fs::remove_dir_all(&data);
+
+    let figures = &mut point.figures;
+    figures.note("stored", "events/s", Better::Higher, rate);
+    figures.note(names::PIPELINE, "events/s", Better::Neither, ceiling);
+    figures.note("share of the pipeline", "share", Better::Higher, rate / ceiling.max(1.0));
+    let cpu_ns = taken.cpu_ns.saturating_sub(before.cpu_ns);
+    figures.note("CPU of the engine for each event", "ns", Better::Lower, cpu_ns as f64 / stored.max(1) as f64);
+    note_latencies(&status, figures);
+    point.losses.extend(losses.into_iter().map(|loss| format!("repeat {}: {loss}", bench.repeat)));
+    Ok(())
+}
+
+/// What is stored, and how long that took: one look at the end of the sender. What is on its way then counts as not yet there; of a run so
+/// short that this is much of it there is another look.
+fn look(engine: &EngineChild, began: Instant, sent: u64) -> Result<(u64, Duration), CommandError> {
+    loop {
+        let stored = done(&engine.status()?.total);
+        let took = began.elapsed();
+        if stored >= sent / 10 * 9 || took >= PATIENCE {
+            return Ok((stored, took));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Events at a good end: in the log, or handled where nothing is stored.
+fn done(terms: &Terms) -> u64 {
+    terms.stored + terms.handled
+}
+
+/// Sends from threads on that core.
+fn send_from(cpu: Option<u32>, plan: &Plan) -> Result<send::SendSummary, CommandError> {
+    let sent = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            // The sender's threads inherit it. Best effort: with one CPU there is nothing to choose.
+            let _ = cpu.map(pin_current_thread);
+            send::send(plan)
+        });
+        sender.join().expect("the sender does not panic")
+    });
+    sent.map_err(|error| failed(&error))
+}
+
+/// Waits until the engine has done with all that was sent, and its latencies are handed over; what became of the events else.
+fn settle(engine: &EngineChild, sent: u64) -> Result<(StatusDocument, Vec<String>), CommandError> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let status = engine.status()?;
+        let is_settled = status.total.in_flight == 0 && status.total.received >= sent;
+        let handed_over: u64 =
+            Tier::ALL.iter().filter_map(|tier| status.latency.get(tier_key(*tier))).map(|seen| seen.count).sum();
+        if (is_settled && handed_over >= status.total.processed) || Instant::now() >= give_up {
+            let losses = losses(&status, sent);
+            return Ok((status, losses));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// What a status says of events that were not stored. Empty: nothing is missing.
+pub(super) fn losses(status: &StatusDocument, sent: u64) -> Vec<String> {
+    let total = &status.total;
+    let mut losses = Vec::new();
+    if done(total) != sent {
+        losses.push(format!(
+            "{} of {sent} events are stored, {} received, {} in flight",
+            done(total),
+            total.received,
+            total.in_flight
+        ));
+    }
+    if total.duplicate > 0 {
+        losses.push(format!("{} events were taken for duplicates", total.duplicate));
+    }
+    let named = [
+        (&total.dead_lettered, "dead-lettered"),
+        (&total.dropped, "dropped"),
+        (&status.refused_frames, "refused"),
+        (&status.kernel_drops, "dropped by the kernel on socket"),
+    ];
+    for (reasons, what) in named {
+        losses.extend(reasons.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{count} {what} {reason}")));
+    }
+    losses
+}
+
+/// The tier's name among the engine's latencies.
+pub(super) fn tier_key(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Realtime => "realtime",
+        Tier::Transactional => "trans",
+        Tier::Batch => "batch",
+    }
+}
+
+/// Receive to handled, of each tier, by the engine.
+fn note_latencies(status: &StatusDocument, figures: &mut Figures) {
+    for tier in Tier::ALL {
+        let Some(seen) = status.latency.get(tier_key(tier)).filter(|seen| seen.count > 0) else { continue };
+        for (quantile, ns) in [("p50", seen.p50_ns), ("p99", seen.p99_ns)] {
+            figures.note(&format!("{} in the engine, {quantile}", tier.name()), "ns", Better::Lower, ns as f64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_sends_about_as_many_bytes_whatever_the_size() {
+        let events = |body_bytes| Load { send: SendCommand { body_bytes: Some(body_bytes), ..SendCommand::default() } }.events();
+        assert_eq!(events(16), EVENTS_BY_DEFAULT.1);
+        assert_eq!(events(65_536), EVENTS_BY_DEFAULT.0);
+        assert!((700_000..800_000).contains(&events(1_024)));
+    }
+
+    #[test]
+    fn whatever_is_not_stored_is_a_loss_with_its_reason() {
+        let mut status = StatusDocument::default();
+        (status.total.received, status.total.stored) = (10, 10);
+        assert_eq!(losses(&status, 10), Vec::<String>::new());
+        (status.total.stored, status.total.duplicate) = (7, 1);
+        status.total.dropped.insert("pool_exhausted".into(), 2);
+        status.total.dropped.insert("emergency_drop".into(), 0);
+        let said = losses(&status, 10);
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert_eq!(said[2], "2 dropped pool_exhausted");
+    }
+}
