@@ -117,6 +117,7 @@ pub fn host_findings(needs: &HostNeeds) -> Vec<Finding> {
         backlog_finding(),
         transparent_huge_pages_finding(),
         governor_finding(),
+        autogroup_finding(),
     ]
 }
 
@@ -218,6 +219,19 @@ fn governor_finding() -> Finding {
             let governor = text.trim();
             let fix = "cpupower frequency-set -g performance";
             Finding::judged(governor == "performance", Severity::Info, what, "performance", governor, fix)
+        }
+    }
+}
+
+/// The kernel's workers complete direct writes. On 6.18 one of them, woken and runnable, got no CPU for seconds beside a busy thread of a process in
+/// an autogroup (kernel-notes, *Writing*).
+fn autogroup_finding() -> Finding {
+    let what = "scheduler autogroups";
+    match read_number("/proc/sys/kernel/sched_autogroup_enabled") {
+        None => Finding::ok(what, "off", "not in this kernel"),
+        Some(value) => {
+            let fix = "sysctl -w kernel.sched_autogroup_enabled=0, so that no write waits for a worker that busy cores starve";
+            Finding::judged(value == 0, Severity::Info, what, "off", if value == 0 { "off" } else { "on" }, fix)
         }
     }
 }
