@@ -286,7 +286,8 @@ mod tests {
             if inside.len() == 16 {
                 sources.leave(inside.pop_front().unwrap());
             }
-            let entered = sources.enter(IpAddr::from((0x0a00_0000 + number % 997).to_be_bytes()), Nanos(u64::from(number) * 1_000_000));
+            let entered =
+                sources.enter(IpAddr::from((0x0a00_0000 + number % 997).to_be_bytes()), Nanos(u64::from(number) * 1_000_000));
             inside.extend(entered);
         }
         assert_eq!(capacity, (sources.by_key.capacity(), sources.left.capacity(), sources.free.capacity()));

@@ -27,9 +27,10 @@ use super::connection::{Connection, ConnectionTable, Receive, Stage};
 use super::counters::{CloseReason, IngestCounters, Transport};
 use super::deadlines::Deadlines;
 use super::intake::{Intake, Origin, Stop};
-use super::numbering::Unnumbered;
+use super::numbering::{Metered, Unnumbered};
 use super::parking::ParkingLot;
 use super::session::{ConnectionRef, Protocol, Sessions};
+use super::sources::Sources;
 use super::waiting::{Line, Lines};
 use super::{ReactorOptions, kind};
 use crate::agent::Context;
@@ -69,6 +70,9 @@ pub(super) struct Tcp {
     pub(super) lines: Lines,
     pub(super) deadlines: Deadlines,
     pub(super) sessions: Sessions,
+    sources: Sources,
+    /// When those who wait for credit are looked at next.
+    rate_look_at: Nanos,
     /// The connection whose seat another has just taken.
     pub(super) superseded: Option<ConnectionRef>,
     /// The place that was opened last.
@@ -99,6 +103,8 @@ impl Tcp {
             lines: Lines::new(),
             deadlines: Deadlines::new(options.connections_max),
             sessions,
+            sources: Sources::new(options.source_limits, options.connections_max),
+            rate_look_at: Nanos(0),
             superseded: None,
             adopted: 0,
             limits: options.limits,
@@ -200,18 +206,43 @@ impl Tcp {
 
     // -- the life of a connection --
 
-    /// Adopts an accepted descriptor. False: the table is full.
-    pub(super) fn adopt<R: Ring>(&mut self, accepted: &Accepted, ctx: &mut Context<'_, R>) -> bool {
+    /// Adopts an accepted descriptor.
+    ///
+    /// # Errors
+    /// The table is full, or its source has all the connections that it may have.
+    pub(super) fn adopt<R: Ring>(&mut self, accepted: &Accepted, ctx: &mut Context<'_, R>) -> Result<(), CloseReason> {
+        if self.table.is_full() {
+            return Err(CloseReason::OverLimit);
+        }
+        let address = if self.sources.any_limits() { ctx.ring.peer(accepted.fd) } else { None };
+        let source = address.map(|address| self.sources.enter(address, ctx.now)).transpose();
+        let source = source.map_err(|_| CloseReason::SourceLimit)?;
         // 0 means "no connection" in event headers.
         let number = self.connection_number.wrapping_add(1).max(1);
-        let Some(slot) = self.table.open(accepted.fd, number, ctx.now) else { return false };
+        let slot = self.table.open(accepted.fd, number, ctx.now).expect("it is not full");
+        self.table.get_mut(slot).source = source;
         (self.connection_number, self.adopted) = (number, slot);
         self.active_at = ctx.now;
         self.counters.accepted.add(1);
         self.counters.connections_open.set(self.table.len() as u64);
         self.plan_deadlines(slot);
         self.arm(slot, ctx);
-        true
+        Ok(())
+    }
+
+    /// The place of a connection that is gone is free.
+    pub(super) fn free_place(&mut self, slot: u32) {
+        if let Some(source) = self.table.get_mut(slot).source.take() {
+            self.sources.leave(source);
+        }
+        self.table.free(slot);
+        self.counters.connections_open.set(self.table.len() as u64);
+    }
+
+    /// The engine stops: what waits for credit is taken without.
+    pub(super) fn lift_rates(&mut self) {
+        self.sources.lift_rate();
+        self.rate_look_at = Nanos(0);
     }
 
     fn arm<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
@@ -305,8 +336,7 @@ impl Tcp {
         if !self.table.is_current(token.slot(), token.generation()) {
             return self.counters.late_completions.add(1);
         }
-        self.table.free(token.slot());
-        self.counters.connections_open.set(self.table.len() as u64);
+        self.free_place(token.slot());
     }
 
     /// Refuses the connection's bytes from here on.
@@ -429,10 +459,21 @@ impl Tcp {
         self.after_hello(slot, intake, ctx);
     }
 
-    /// Takes a connection's bytes, in order: what is pending, the partial frame, whole frames, the beginning of the next one.
-    fn feed<R: Ring>(&mut self, slot: u32, bytes: &[u8], intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
+    /// Takes a connection's bytes, as far as its source has credit.
+    pub(super) fn feed<R: Ring>(&mut self, slot: u32, bytes: &[u8], intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
+        let source = self.table.get(slot).source;
+        let allowance = self.sources.allowance(source, ctx.now);
+        let mut left = allowance;
+        let fed = self.feed_some(slot, bytes, &mut left, intake, ctx);
+        self.sources.spend(source, allowance - left, ctx.now);
+        fed
+    }
+
+    /// Takes a connection's bytes, in order: what is pending, the partial frame, whole frames, the beginning of the next one. No more frames
+    /// than are `left`.
+    fn feed_some<R: Ring>(&mut self, slot: u32, bytes: &[u8], left: &mut u32, intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
         if self.table.get(slot).protocol != Protocol::Frames
-            && let Some(fed) = self.feed_other(slot, bytes, intake, ctx)
+            && let Some(fed) = self.feed_other(slot, bytes, left, intake, ctx)
         {
             return fed;
         }
@@ -441,15 +482,16 @@ impl Tcp {
         }
         let connection = self.table.get_mut(slot);
         let origin = origin(connection, ctx);
+        let mut numbers = Metered::new(Unnumbered, left);
         let mut consumed = 0;
         if connection.partial.is_open() {
-            let filled = connection.partial.fill(bytes, intake, &origin, &mut Unnumbered);
+            let filled = connection.partial.fill(bytes, intake, &origin, &mut numbers);
             consumed = filled.consumed;
             if let Some(stop) = filled.stop {
                 return self.stopped(slot, stop, consumed);
             }
         }
-        let taken = intake.take_frames(&bytes[consumed..], &origin, &mut Unnumbered);
+        let taken = intake.take_frames(&bytes[consumed..], &origin, &mut numbers);
         consumed += taken.consumed;
         let rest = &bytes[consumed..];
         if !matches!(taken.stop, Stop::Incomplete) || rest.is_empty() {
@@ -457,7 +499,7 @@ impl Tcp {
         }
         let connection = self.table.get_mut(slot);
         connection.partial.since = ctx.now;
-        let filled = connection.partial.fill(rest, intake, &origin, &mut Unnumbered);
+        let filled = connection.partial.fill(rest, intake, &origin, &mut numbers);
         if connection.ended.is_none() {
             self.deadlines.no_later_than(slot, ctx.now + self.frame_deadline);
         }

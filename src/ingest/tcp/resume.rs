@@ -8,15 +8,19 @@ use crate::agent::Context;
 use crate::ingest::connection::Receive;
 use crate::ingest::intake::Intake;
 use crate::ingest::parking::ChunkAfter;
-use crate::ingest::waiting::Line;
+use crate::ingest::waiting::{Line, Lines};
 use crate::pool::{PoolOwner, Slot};
 use crate::sys::clock::Nanos;
 use crate::sys::io::Ring;
+
+/// How often those who wait for credit are looked at, all of them.
+const RATE_LOOK_EVERY: Nanos = Nanos::from_millis(10);
 
 impl Tcp {
     pub(super) fn count_wait(&self, line: Line) {
         match line.lane_of() {
             Some(tier) => self.counters.waits[tier.index()].add(1),
+            None if line == Line::RATE => self.counters.rate_waits.add(1),
             None => self.counters.slot_waits.add(1),
         }
     }
@@ -29,11 +33,12 @@ impl Tcp {
         }
     }
 
-    /// Ends the receive of a connection whose wait is long: for a slot, for the end of a pause, or for a lane when much has come
-    /// meanwhile.
+    /// Ends the receive of a connection whose wait is long: for a slot, for credit, for the end of a pause, or for a lane when much has
+    /// come meanwhile.
     pub(super) fn stop_long_wait<R: Ring>(&mut self, slot: u32, intake: &Intake, ctx: &mut Context<'_, R>) {
         let connection = self.table.get(slot);
-        let is_long_line = |line: Line| line.slot_use().is_some() || line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
+        let is_paused = |line: Line| line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
+        let is_long_line = |line: Line| line == Line::RATE || line.slot_use().is_some() || is_paused(line);
         let is_long = connection.line.is_some_and(is_long_line) || connection.parked.segments() >= PARKED_SEGMENTS_MAX;
         if connection.receive == Receive::Armed && is_long {
             self.cancel(slot, ctx);
@@ -72,19 +77,38 @@ impl Tcp {
     ) {
         let mut left = budget_bytes;
         for line in Line::SERVED {
-            if !self.lines.is_empty(line) && line.lane_of().is_none_or(|tier| intake.may_resume(tier)) {
+            let may_move = match line.lane_of() {
+                Some(tier) => intake.may_resume(tier),
+                None => line != Line::RATE || ctx.now >= self.rate_look_at,
+            };
+            if may_move && !self.lines.is_empty(line) {
                 self.resume_line(line, &mut left, intake, ctx);
             }
         }
+        if ctx.now >= self.rate_look_at && left > 0 {
+            self.rate_look_at = ctx.now + RATE_LOOK_EVERY;
+        }
+    }
+
+    /// Whether a connection has to wait for credit on, whatever those behind it do.
+    fn is_out_of_credit(&self, slot: u32, line: Line, now: Nanos) -> bool {
+        line == Line::RATE && self.sources.allowance(self.table.get(slot).source, now) == 0
     }
 
     fn resume_line<R: Ring>(&mut self, line: Line, left: &mut usize, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         intake.set_line(line, false);
+        let mut next_slot = self.lines.first(line);
         for _ in 0..self.lines.len(line) {
             if *left == 0 {
                 break;
             }
-            let Some(slot) = self.lines.pop_front(&mut self.table, line) else { break };
+            // Who was called up may have ended another: then those behind that one are called up next time.
+            let Some(slot) = next_slot.filter(|slot| self.table.get(*slot).line == Some(line)) else { break };
+            next_slot = Lines::behind(&self.table, slot);
+            if self.is_out_of_credit(slot, line, ctx.now) {
+                continue;
+            }
+            self.lines.leave(&mut self.table, slot);
             self.end_wait(slot, ctx.now);
             let before = (*left, intake.events_done, self.pending_events);
             let Some(next) = self.resume(slot, left, intake, ctx) else {
@@ -151,9 +175,9 @@ impl Tcp {
         self.parking.put_first(&mut self.table.get_mut(slot).parked, parked, range);
     }
 
-    /// Whether the only connections that wait do so for the end of a pause.
+    /// Whether the only connections that wait do so for the end of a pause, or for credit.
     pub(in crate::ingest) fn waits_for_pauses_only(&self, intake: &Intake) -> bool {
         let is_paused = |line: Line| line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
-        Line::ALL.into_iter().all(|line| self.lines.is_empty(line) || is_paused(line))
+        Line::ALL.into_iter().all(|line| self.lines.is_empty(line) || line == Line::RATE || is_paused(line))
     }
 }
