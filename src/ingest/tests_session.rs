@@ -540,3 +540,16 @@ fn a_marks_time_is_measured_once_and_none_or_one_in_the_future_is_not() {
     assert_eq!(values.len(), 1);
     assert!(values.equivalent(values.max(), 5_000), "{}", values.max());
 }
+
+#[test]
+fn a_log_that_takes_nothing_is_told_as_the_highest_level_until_it_does_again() {
+    let mut server = Server::new();
+    let client = server.hello(1, AckLevel::Written, 1);
+    server.told(client);
+    for (is_unavailable, level) in [(true, Level::Emergency), (false, Level::Healthy)] {
+        server.rig.gate.set_store_unavailable(is_unavailable);
+        server.rig.settle();
+        assert_eq!(server.told(client), [Told::Level(level as u8)]);
+    }
+    server.rig.drain();
+}

@@ -6,6 +6,7 @@ use super::handover::Transfer;
 use super::outbox::{ConnectionRef, Sent};
 use super::seat::{MarkTimes, Seat, SeatNumbers, Tidings};
 use crate::agent::Context;
+use crate::control::Level;
 use crate::ingest::accept::Accepted;
 use crate::ingest::connection::{Receive, Stage};
 use crate::ingest::counters::{CloseReason, Transport};
@@ -378,9 +379,11 @@ impl Tcp {
         if self.sessions.rest() {
             return;
         }
+        // A log that takes nothing is no level, but to a client it is the same as the highest one.
+        let level = if intake.gate.is_store_unavailable() { Level::Emergency } else { intake.gate.level() };
         let tidings = Tidings {
             credits: Tier::ALL.map(|tier| intake.credits(tier)),
-            overload: intake.gate.level() as u8,
+            overload: level as u8,
             frame_bytes_max: intake.limits.max_frame_bytes,
             window: self.sessions.options.window,
         };
