@@ -4,6 +4,9 @@ mod support;
 
 use std::io::Write;
 
+use eventstream::client::{AckLevel, ClientOptions, Outcome, Producer};
+use eventstream::wire::Priority;
+
 use support::small_disk::SmallDisk;
 use support::*;
 
@@ -46,6 +49,44 @@ fn a_full_disk_makes_tcp_wait_drops_udp_and_goes_on_when_it_has_space() {
     assert!(ended.stderr.contains("NO SPACE") && ended.stderr.contains("space again"), "not told:\n{}", ended.stderr);
     let verify = run(&["log", "verify", "--data-dir", &ended.data.display().to_string()]);
     assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
+}
+
+#[test]
+fn a_full_disk_is_told_to_sessions_which_wait_and_lose_nothing() {
+    const EVENTS: u64 = 20_000;
+    let Some(disk) = SmallDisk::mount(48) else {
+        return skip("mounting a file system is not permitted here");
+    };
+    let server = Server::start_on(&disk.path().join("data"), &["--durability=group"]);
+    let options = ClientOptions { ack_level: AckLevel::Durable, ..ClientOptions::new(server.tcp.to_string()) };
+    let producer = Producer::connect(options).expect("welcomed");
+    let first = producer.send(Priority::Medium, "full/session", b"before").expect("taken");
+    assert_eq!(producer.wait(first).expect("an outcome"), Outcome::Acked);
+    let ballast = disk.fill_but(256 << 10);
+    let (producer, full) = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            for number in 0..EVENTS {
+                let body = format!("{number} {}", "x".repeat(400));
+                producer.send(Priority::ALL[number as usize % 5], "full/session", body.as_bytes()).expect("it waits at most");
+            }
+        });
+        let give_up = std::time::Instant::now() + PATIENCE;
+        while producer.overload() != 4 {
+            assert!(std::time::Instant::now() < give_up, "sessions are not told that the disk is full");
+            std::thread::sleep(std::time::Duration::from_millis(10)); // between two looks
+        }
+        let full = producer.acked();
+        std::fs::remove_file(&ballast).expect("there");
+        sender.join().expect("everything was sent");
+        (&producer, full)
+    });
+    producer.flush().expect("an engine that goes on");
+    assert_eq!(producer.take_refusals(), [], "what waits is not refused");
+    assert!(full < EVENTS, "nothing was acknowledged that had no space: {full}");
+    assert_eq!(producer.acked(), EVENTS + 1);
+    let ended = server.stop();
+    let records = ended.assert_clean().dump();
+    assert_eq!(records.len() as u64, EVENTS + 1);
 }
 
 #[test]

@@ -19,6 +19,7 @@
 
 mod builder;
 mod error;
+mod ground;
 mod node;
 mod options;
 mod replay;
@@ -34,6 +35,7 @@ use std::thread::JoinHandle;
 
 pub use builder::EngineBuilder;
 pub use error::EngineError;
+pub use ground::survey;
 pub use replay::{ReplayRefusal, Replayer};
 
 use crate::bus::{Dispatch, TopicClasses, TopicFilter};
@@ -42,7 +44,7 @@ use crate::control::LevelReading;
 use crate::ingest::{Producer, ProducerSeat, Publisher};
 use crate::metrics::admin::{AdminServer, LetterIntake};
 use crate::metrics::telemetry::{LogPosition, PipelineState, Reading, Telemetry};
-use crate::pool::{Budget, PoolPlan, SharedPool};
+use crate::pool::SharedPool;
 use crate::process::{AlertHandler, DedupBy, TransactionalHandler, WindowHandler, quiet_handler_panics};
 use crate::report::{DrainCause, DrainSummary, StartReport};
 use crate::runner::{DrainControl, RunnerEnd, Seats, Stage};
@@ -52,18 +54,16 @@ use crate::storage::folder::DataFolder;
 use crate::storage::status::StoreState;
 use crate::storage::{DiskFolder, LogIdentity, OpenLog};
 use crate::sys::clock::{Clock, HostClock, Nanos};
-use crate::sys::features::{Feature, Features};
-use crate::sys::findings::{Finding, HostNeeds, Severity, host_findings};
+use crate::sys::features::Feature;
+use crate::sys::findings::{Finding, Severity};
 use crate::sys::io::Errno;
-use crate::sys::memory::{Arena, ArenaOptions, HugePages, available_memory_bytes};
-use crate::sys::plan::{CoreChoice, CorePlan, CoreRequest};
-use crate::sys::process::{IoWorkers, helper_thread_setup, pin_current_thread, raise_descriptor_limit};
+use crate::sys::memory::{Arena, ArenaOptions, HugePages};
+use crate::sys::process::{IoWorkers, helper_thread_setup, pin_current_thread};
 use crate::sys::socket::{ListenOptions, UDP_PAIRS_MAX, UdpOptions, bind_udp, listen};
-use crate::sys::topology::Topology;
 use crate::sys::uring::RingRefusal;
 use crate::wire::{Priority, Tier};
+use ground::{Ground, reactors_of};
 use node::{NodeParts, NodeView, ReactorSockets, SeatedRunner};
-use options::Producers;
 use store_watch::StoreWatch;
 
 /// How often handlers and duplicates are looked at: a line each at most.
@@ -121,84 +121,6 @@ pub struct Engine {
     io_workers: IoWorkers,
     /// Last: the lock on the data folder.
     _folder: DataFolder,
-}
-
-/// What the host gives, found out before anything is changed (E1).
-struct Ground {
-    features: Features,
-    topology: Topology,
-    plan: CorePlan,
-    findings: Vec<Finding>,
-    pools: Vec<PoolPlan>,
-    budget: Budget,
-    /// By node.
-    producers: Vec<Producers>,
-}
-
-/// What the host gives and what not, for a configuration, as `doctor` shows it. Leaves nothing changed.
-///
-/// # Errors
-/// What keeps the engine from starting at all.
-pub fn survey(config: &Config) -> Result<Vec<Finding>, EngineError> {
-    let mut findings = Ground::survey(config, 0)?.findings;
-    findings.extend(store_facts::sync_finding(config));
-    Ok(findings)
-}
-
-impl Ground {
-    fn survey(config: &Config, publishers: u32) -> Result<Self, EngineError> {
-        // What can't be raised shows in the findings.
-        let _ = raise_descriptor_limit();
-        let without = Features::without_from_env().map_err(EngineError::Without)?;
-        let (features, mut findings) = Features::probe(&without).map_err(EngineError::Host)?;
-        let topology = Topology::detect().map_err(EngineError::Topology)?;
-        let cores: CoreChoice = config.cores.0.parse().map_err(EngineError::Cores)?;
-        let request = CoreRequest { cores, nodes: options::nodes(config), reactors_per_node: config.reactors_per_node };
-        let plan = topology.plan(&request).map_err(EngineError::Plan)?;
-        let mut budget = Budget::new();
-        let mut pools = Vec::new();
-        let producers = producers(config, &plan, publishers)?;
-        for (node, producers) in plan.nodes.iter().zip(&producers) {
-            let mut pool = options::pool_plan(config, producers).map_err(EngineError::PoolSizes)?;
-            options::add_to_budget(&mut pool, config, node.runners.len() as u64, u64::from(producers.reactors));
-            budget.extend(pool.budget.clone());
-            pools.push(pool);
-        }
-        budget.add("dead letters", 2, options::dead_letters(config).spool_bytes as u64);
-        if let Some(available) = available_memory_bytes() {
-            budget.admit(available).map_err(EngineError::Budget)?;
-        }
-        findings.extend(host_findings(&HostNeeds {
-            max_connections: u64::from(config.max_connections),
-            reserve_descriptors: 64,
-            memory_bytes: budget.total_bytes(),
-            locked_bytes: options::appender(config, config.max_frame_bytes.usize()).staging_bytes as u64 * 2,
-            receive_buffer_bytes: config.udp_receive_buffer_bytes.0,
-        }));
-        Ok(Self { features, topology, plan, findings, pools, budget, producers })
-    }
-}
-
-fn reactors_of(node: &crate::sys::plan::NodePlan) -> u32 {
-    let is_reactor = |seat: &&crate::sys::plan::Seat| seat.role == crate::sys::plan::Role::Reactor;
-    node.runners.iter().flat_map(|runner| &runner.seats).filter(is_reactor).count() as u32
-}
-
-/// Spreads the publishers over the nodes. The engine's own producer is on the first.
-fn producers(config: &Config, plan: &CorePlan, publishers: u32) -> Result<Vec<Producers>, EngineError> {
-    let nodes = plan.nodes.len() as u32;
-    let reactors: Vec<u32> = plan.nodes.iter().map(reactors_of).collect();
-    // Each has a number in event ids, one of them the service; and each a part of every tier's capacity.
-    let by_ids = node::PRODUCERS_MAX - 1 - reactors.iter().sum::<u32>();
-    let lanes = Tier::ALL.map(|tier| config.capacity_events(tier)).into_iter().min().unwrap_or(0);
-    let by_lanes = nodes * lanes.saturating_sub(reactors.iter().copied().max().unwrap_or(0));
-    let most = by_ids.min(by_lanes);
-    if publishers > most {
-        return Err(EngineError::TooManyPublishers { publishers, most });
-    }
-    let part = |node: u32| publishers / nodes + u32::from(node < publishers % nodes);
-    let of_node = |(node, reactors)| Producers { reactors, publishers: part(node), service: node == 0 };
-    Ok((0..nodes).zip(reactors).map(of_node).collect())
 }
 
 /// Staging buffers that could not be registered cost a page walk for each write, and nothing else.

@@ -295,6 +295,7 @@ impl Builder<'_> {
             .of_reactor(number, self.wakers[runner].clone(), self.parts.log, past)
             .map_err(|error| EngineError::io("map the buffers of sessions", error))?;
         self.view.measured.push(told);
+        self.view.latencies.push(("session", sessions.latency()));
         let sockets = &self.parts.sockets[instance];
         let wiring = ReactorWiring {
             pool,

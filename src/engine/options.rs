@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::bus::TierOptions;
 use crate::config::{self, Auto, Config, Dedup, DedupKey, OnOff};
 use crate::control::Thresholds;
-use crate::ingest::{CONNECTION_BYTES, ReactorOptions, Sessions};
+use crate::ingest::{CONNECTION_BYTES, ReactorOptions, Sessions, SourceLimits};
 use crate::pool::{PoolPlan, PoolSizes, PoolSizesRefusal, UDP_GRO_CHUNKS};
 use crate::process::{
     BatchOptions, DedupBy, DedupOptions, RealtimeOptions, RetryOptions, RetryOrder, RetryPolicy, RulesOptions,
@@ -132,6 +132,7 @@ pub(super) fn reactor(config: &Config, features: &Features) -> ReactorOptions {
     ReactorOptions {
         limits: FrameLimits { max_frame_bytes: config.max_frame_bytes.u32() },
         connections_max: config.max_connections,
+        source_limits: source_limits(config),
         tcp_flow_control: config.tcp_flow_control == OnOff::On,
         tcp_chunks_offered: chunks_on_offer(config) as u16,
         tcp_byte_cap: if features.has(Feature::ByteCap) { ReactorOptions::default().tcp_byte_cap } else { 0 },
@@ -142,6 +143,11 @@ pub(super) fn reactor(config: &Config, features: &Features) -> ReactorOptions {
         drain_read_max: Nanos::from_millis(config.drain_timeout_ms.min(2_000) / 2),
         ..ReactorOptions::default()
     }
+}
+
+/// What one source may take of a reactor.
+fn source_limits(config: &Config) -> SourceLimits {
+    SourceLimits { connections_max: config.connections_per_source, events_per_s: config.events_per_source }
 }
 
 /// The REALTIME processor.
@@ -297,7 +303,12 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
         reactors * u64::from(config.max_connections),
         CONNECTION_BYTES as u64,
     );
-    budget.add("latency histograms", 15, HISTOGRAM_BYTES);
+    let limits = source_limits(config);
+    if limits.any() {
+        let name = "sources: connections and rates";
+        budget.add_for_flag(name, "--max-connections", reactors, limits.memory_bytes(config.max_connections));
+    }
+    budget.add("latency histograms", 15 + reactors, HISTOGRAM_BYTES);
 }
 
 /// Two copies (the recorder's and the shared one) of a histogram of 2 digits up to a minute.

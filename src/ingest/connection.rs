@@ -10,6 +10,7 @@ use super::counters::CloseReason;
 use super::parking::Parked;
 use super::partial::Partial;
 use super::session::Protocol;
+use super::sources::SourceRef;
 use super::waiting::Line;
 use crate::pool::Event;
 use crate::sys::clock::Nanos;
@@ -52,6 +53,8 @@ pub(super) struct Connection {
     pub(super) receive: Receive,
     /// The reactor's running number of connections, as it stands in event headers.
     pub(super) number: u32,
+    /// Where it comes from, if sources are limited and its address is known.
+    pub(super) source: Option<SourceRef>,
     /// What it speaks.
     pub(super) protocol: Protocol,
     /// A send is in flight.
@@ -84,6 +87,7 @@ impl Connection {
             stage: Stage::Free,
             receive: Receive::Idle,
             number: 0,
+            source: None,
             protocol: Protocol::Unknown,
             is_sending: false,
             has_last_word: false,
@@ -122,6 +126,11 @@ impl ConnectionTable {
             free: (0..connections_max).rev().collect(),
             reach: 0,
         }
+    }
+
+    /// Whether every place is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty()
     }
 
     /// Opens a place for an accepted descriptor; `None` when the table is full.

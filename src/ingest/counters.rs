@@ -24,11 +24,13 @@ pub enum CloseReason {
     Drained = 6,
     /// It spoke version 1, which has no token, where one is needed.
     Anonymous = 7,
+    /// Its source has all the connections that it may have.
+    SourceLimit = 8,
 }
 
 impl CloseReason {
     /// How many there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
     /// All, by index.
     pub const ALL: [CloseReason; CloseReason::COUNT] = [
         CloseReason::Peer,
@@ -39,6 +41,7 @@ impl CloseReason {
         CloseReason::OverLimit,
         CloseReason::Drained,
         CloseReason::Anonymous,
+        CloseReason::SourceLimit,
     ];
 
     /// Its place in arrays indexed by reason.
@@ -57,6 +60,7 @@ impl CloseReason {
             CloseReason::OverLimit => "over_limit",
             CloseReason::Drained => "drained",
             CloseReason::Anonymous => "anonymous",
+            CloseReason::SourceLimit => "source_limit",
         }
     }
 }
@@ -99,6 +103,8 @@ pub struct IngestCounters {
     pub waits: [Counter; Tier::COUNT],
     /// Waits of connections for a slot of the pool.
     pub slot_waits: Counter,
+    /// Waits of connections for credit of their source.
+    pub rate_waits: Counter,
     /// Bytes moved to parking memory.
     pub parked_bytes: Counter,
     /// Chunks that stayed with their connection, as there was no parking memory.
@@ -161,6 +167,7 @@ impl IngestCounters {
             sink(Sample { name: "connection_waits", help, kind: Kind::Counter, labels: &labels, value });
         }
         one(sink, "slot_waits", "Waits of connections for a slot of the pool", Kind::Counter, &self.slot_waits);
+        one(sink, "rate_waits", "Waits of connections for their source's rate", Kind::Counter, &self.rate_waits);
         one(sink, "parked_bytes", "Bytes moved to parking memory", Kind::Counter, &self.parked_bytes);
         one(sink, "pinned_chunks", "Chunks kept by a waiting connection", Kind::Counter, &self.pinned_chunks);
         one(sink, "receives_starved", "Receives ended for want of a buffer", Kind::Counter, &self.starved);

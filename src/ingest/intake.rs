@@ -128,6 +128,7 @@ impl Intake {
                     continue;
                 }
                 Next::Beyond => break Stop::Fault(SessionFault::BeyondWindow),
+                Next::Spent => break Stop::Wait(Line::RATE),
             }
             match self.gate.admits(tier, frame.priority, Patience::CanWait) {
                 Admission::Admit => {}

@@ -6,6 +6,7 @@
 //!                  ▲     └─► partial.rs: a frame cut by the chunk's end
 //!                  │ waiting.rs: lines    parking.rs: unparsed rests    deadlines.rs: slow frames, idle peers
 //!                  └─► session/: numbers, acknowledgements   numbering.rs
+//!                  └─► sources.rs: who may have how much
 //! UDP :9001 ──► udp.rs ────► intake.rs, or the slot itself becomes the event
 //! in process ──► publisher/ ► intake.rs, on the publisher's own thread
 //! ```
@@ -39,6 +40,7 @@ mod partial;
 mod publisher;
 mod reactor;
 mod session;
+mod sources;
 mod tcp;
 #[cfg(test)]
 mod test_support;
@@ -48,6 +50,8 @@ mod tests_gate;
 mod tests_random;
 #[cfg(test)]
 mod tests_session;
+#[cfg(test)]
+mod tests_sources;
 #[cfg(test)]
 mod tests_tcp;
 #[cfg(test)]
@@ -59,6 +63,7 @@ pub use counters::{CloseReason, IngestCounters, Transport};
 pub use publisher::{Attempt, Producer, ProducerSeat, ProducerWiring, Publication, Publisher, Refusal, Refused, Wait};
 pub use reactor::{Reactor, ReactorOptions, ReactorWiring, UdpSocketWiring};
 pub use session::{Inbox, SessionCounters, SessionOptions, SessionToken, SessionWiring, Sessions};
+pub use sources::SourceLimits;
 
 /// Bytes of one place in the connection table.
 pub const CONNECTION_BYTES: usize = size_of::<connection::Connection>();

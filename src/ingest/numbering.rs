@@ -16,6 +16,8 @@ pub(super) enum Next {
     Known,
     /// One that its client must not send yet.
     Beyond,
+    /// One that its source may not send just now.
+    Spent,
 }
 
 impl Next {
@@ -24,7 +26,7 @@ impl Next {
     pub(super) fn number(self, header: EventHeader) -> EventHeader {
         match self {
             Next::Fresh(stamp) => header.of_producer(stamp),
-            Next::Unnumbered | Next::Known | Next::Beyond => header,
+            Next::Unnumbered | Next::Known | Next::Beyond | Next::Spent => header,
         }
     }
 }
@@ -55,4 +57,39 @@ impl Numbering for Unnumbered {
     fn refused(&mut self, _: DropReason) {}
     #[inline]
     fn was_known(&mut self) {}
+}
+
+/// Another numbering, of which only so many frames may be taken now.
+pub(super) struct Metered<'a, N> {
+    inner: N,
+    left: &'a mut u32,
+}
+
+impl<'a, N: Numbering> Metered<'a, N> {
+    /// `left` goes down by one with each frame.
+    pub(super) fn new(inner: N, left: &'a mut u32) -> Self {
+        Self { inner, left }
+    }
+}
+
+impl<N: Numbering> Numbering for Metered<'_, N> {
+    #[inline]
+    fn next(&self) -> Next {
+        if *self.left == 0 { Next::Spent } else { self.inner.next() }
+    }
+    #[inline]
+    fn took(&mut self) {
+        *self.left -= 1;
+        self.inner.took();
+    }
+    #[cold]
+    fn refused(&mut self, reason: DropReason) {
+        *self.left -= 1;
+        self.inner.refused(reason);
+    }
+    #[cold]
+    fn was_known(&mut self) {
+        *self.left -= 1;
+        self.inner.was_known();
+    }
 }

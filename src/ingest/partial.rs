@@ -154,6 +154,7 @@ impl Partial {
                 }
                 match intake.gate.admits(tier, frame.priority, Patience::CanWait) {
                     _ if next == Next::Beyond => Err(Stop::Fault(SessionFault::BeyondWindow)),
+                    _ if next == Next::Spent => Err(Stop::Wait(Line::RATE)),
                     Admission::Admit => {
                         let header = next.number(intake.header(&frame, tier, origin));
                         intake.must_wait_for_lane(tier).map_or(Ok((tier, header)), |line| Err(Stop::Wait(line)))

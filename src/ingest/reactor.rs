@@ -7,6 +7,7 @@ use super::counters::{CloseReason, IngestCounters};
 use super::intake::Intake;
 use super::kind;
 use super::session::Sessions;
+use super::sources::SourceLimits;
 use super::tcp::Tcp;
 use super::udp::Udp;
 use crate::agent::{Agent, Context, Holding, Work};
@@ -26,6 +27,8 @@ pub struct ReactorOptions {
     pub limits: FrameLimits,
     /// Connections at a time; one more is closed at once (`over_limit`).
     pub connections_max: u32,
+    /// What each source may take of them, and of the events.
+    pub source_limits: SourceLimits,
     /// Connections wait before a tier above its high-water mark (`--tcp-flow-control`).
     pub tcp_flow_control: bool,
     /// TCP chunks on offer at most: times the chunk's bytes, the receive budget of a turn. 1 to 32768.
@@ -53,6 +56,7 @@ impl Default for ReactorOptions {
         Self {
             limits: FrameLimits::default(),
             connections_max: 16_384,
+            source_limits: SourceLimits::default(),
             tcp_flow_control: true,
             // 4 x 32 KiB: 128 KiB a turn is 1600 frames of 80 bytes, about 0.1 ms of work.
             tcp_chunks_offered: 4,
@@ -206,10 +210,8 @@ impl Reactor {
 
     fn adopt<R: Ring>(&mut self, accepted: &Accepted, ctx: &mut Context<'_, R>) {
         let is_closing = matches!(self.phase, Phase::Closing | Phase::Drained);
-        if !is_closing && self.tcp.adopt(accepted, ctx) {
-            return;
-        }
-        let reason = if is_closing { CloseReason::Drained } else { CloseReason::OverLimit };
+        let adopted = if is_closing { Err(CloseReason::Drained) } else { self.tcp.adopt(accepted, ctx) };
+        let Err(reason) = adopted else { return };
         self.counters.closed[reason.index()].add(1);
         self.strays_closing += 1;
         self.stray_number = self.stray_number.wrapping_add(1);
@@ -249,6 +251,7 @@ impl Reactor {
             self.udp.read_drops(ctx);
             // I7: no receive is in flight and none will be armed, so no operation can pick these buffers any more.
             self.intake.pool.take_back_all();
+            self.tcp.sessions.publish_latency();
             self.phase = Phase::Drained;
         }
     }
@@ -361,6 +364,7 @@ impl<R: Ring> Agent<R> for Reactor {
         if self.phase == Phase::Running {
             self.phase = Phase::Reading { since: ctx.now };
             self.acceptor.stop(ctx);
+            self.tcp.lift_rates();
         }
     }
 
@@ -375,6 +379,10 @@ impl<R: Ring> Agent<R> for Reactor {
 
 #[cfg(test)]
 impl Reactor {
+    pub(super) fn session_latency(&self) -> Arc<crate::metrics::latency::LatencyShared> {
+        self.tcp.sessions.latency()
+    }
+
     /// Collects what came home after the drain.
     pub(super) fn collect_for_test(&mut self) -> crate::pool::OwnerGauges {
         self.intake.pool.collect();

@@ -1,6 +1,7 @@
 //! A ring whose kernel is the test: it holds the lent buffers, and the test decides what completes, when, and how.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub(super) struct FakeRing {
     pub(super) byte_caps: Vec<u32>,
     /// What was sent, by descriptor.
     pub(super) sent: BTreeMap<i32, Vec<u8>>,
+    /// Where connections come from; the others from 10.0.0.1.
+    pub(super) peers: BTreeMap<i32, IpAddr>,
     /// Peers that don't read.
     pub(super) deaf: Vec<Fd>,
     /// Streams whose sending side is over.
@@ -152,6 +155,9 @@ impl Ring for FakeRing {
         assert!(!self.closed.contains(&fd), "{fd:?} is closed twice");
         self.closed.push(fd);
         self.finish(token, Ok(0));
+    }
+    fn peer(&mut self, socket: Fd) -> Option<IpAddr> {
+        Some(self.peers.get(&socket.0).copied().unwrap_or(IpAddr::from([10, 0, 0, 1])))
     }
     fn socket_drops(&mut self, socket: Fd) -> Option<u32> {
         (socket == UDP_REST).then_some(self.drops)
@@ -327,6 +333,12 @@ impl Rig {
 
     pub(super) fn gauges(&self) -> OwnerGauges {
         self.reactor.pool().gauges()
+    }
+
+    /// A client connects from this address.
+    pub(super) fn connect_from(&mut self, address: [u8; 4]) -> Fd {
+        self.ring.peers.insert(self.next_fd, address.into());
+        self.connect()
     }
 
     /// A client connects.

@@ -8,9 +8,9 @@ use crate::control::Level;
 use crate::metrics::ledger::DropReason;
 use crate::pool::{Outcome, ProducerStamp, Returns, Source};
 use crate::storage::producers::ProducerTable;
-use crate::storage::status::StoreStatus;
+use crate::storage::status::{StoreOperation, StoreState, StoreStatus};
 use crate::sys::clock::Nanos;
-use crate::sys::io::Fd;
+use crate::sys::io::{Errno, Fd};
 use crate::wire::session::{
     Ack, AckLevel, ClientMessage, HELLO_BYTES_MAX, Hello, Mark, Refused, ServerMessage, SessionFault, Step, parse_server,
 };
@@ -495,4 +495,61 @@ fn a_ping_is_answered_and_a_change_of_level_is_told() {
 #[test]
 fn default_options_are_in_their_range() {
     assert!(SessionOptions::default().memory_bytes() > 0);
+}
+
+#[test]
+fn when_the_store_fails_what_it_did_not_write_is_refused_by_name_and_the_rest_is_acknowledged() {
+    for level in [AckLevel::Accepted, AckLevel::Written] {
+        let mut server = Server::new();
+        let client = server.hello(1, level, 1);
+        server.send_frames(client, 1..=3);
+        server.store();
+        server.send_frames(client, 4..=6);
+        // Staged, and home with a place in the log that it will not get; 6 is still on its way there.
+        server.rig.take_some(Tier::Transactional, 2);
+        server.rig.settle();
+        server.told(client);
+        let failed = StoreState::Failed { operation: StoreOperation::Write, errno: Errno(libc::EIO) };
+        server.store.set_state(failed);
+        server.rig.settle();
+        server.rig.take(Tier::Transactional);
+        server.rig.settle();
+        let refused: Vec<_> = server.told(client);
+        let unavailable = |first, count| Told::Refused(Refused { first, count, reason: DropReason::StoreUnavailable.code() });
+        assert!(refused.contains(&unavailable(4, 2)) && refused.contains(&unavailable(6, 1)), "{level:?}: {refused:?}");
+        if level == AckLevel::Written {
+            assert_eq!(refused.last(), Some(&Told::Ack(6)));
+        }
+        server.rig.drain();
+    }
+}
+
+#[test]
+fn a_marks_time_is_measured_once_and_none_or_one_in_the_future_is_not() {
+    let mut server = Server::new();
+    let latency = server.rig.reactor.session_latency();
+    let client = server.hello(1, AckLevel::Written, 1);
+    let now = crate::sys::clock::Clock::wall(&server.rig.ring).0;
+    for (sequence, time_ns) in [(1, now - 5_000), (2, 0), (3, now + 1_000_000_000)] {
+        server.send(client, &Mark { next_sequence: sequence, time_ns }.encode());
+        server.send_frames(client, sequence..=sequence);
+    }
+    server.store();
+    server.rig.drain();
+    let values = latency.snapshot();
+    assert_eq!(values.len(), 1);
+    assert!(values.equivalent(values.max(), 5_000), "{}", values.max());
+}
+
+#[test]
+fn a_log_that_takes_nothing_is_told_as_the_highest_level_until_it_does_again() {
+    let mut server = Server::new();
+    let client = server.hello(1, AckLevel::Written, 1);
+    server.told(client);
+    for (is_unavailable, level) in [(true, Level::Emergency), (false, Level::Healthy)] {
+        server.rig.gate.set_store_unavailable(is_unavailable);
+        server.rig.settle();
+        assert_eq!(server.told(client), [Told::Level(level as u8)]);
+    }
+    server.rig.drain();
 }

@@ -12,20 +12,22 @@ use crate::wire::Tier;
 pub(super) struct Line(u8);
 
 impl Line {
-    /// How many there are: three tiers' lanes, three tiers' slots, three classes of slots for partial frames, chunks in two ranks.
-    pub(super) const COUNT: usize = 11;
+    /// How many there are: three tiers' lanes, three tiers' slots, three classes of slots for partial frames, chunks in two ranks, rates.
+    pub(super) const COUNT: usize = 12;
     /// Receive chunks on offer again, for connections whose unfinished frame has a slot that will hold all of it: served before the
     /// others, as others may wait for that slot.
     pub(super) const CHUNKS_FIRST: Line = Line(9);
     /// Receive chunks on offer again.
     pub(super) const CHUNKS: Line = Line(10);
+    /// Credit of its source: the first in line may have to wait on when others need not.
+    pub(super) const RATE: Line = Line(11);
     /// Where connections wait for a slot for a frame of which only a part has come, the largest class first. A line per class: who
     /// waits for a medium slot may do so for one of those that wait for large slots, and must not stand before it.
     pub(super) const PARTIAL: [Line; 3] = [Line(8), Line(7), Line(6)];
     /// In the order in which they are served: slots before lanes, so that a frame that found no slot is not overtaken by those
-    /// that found no room.
-    pub(super) const SERVED: [Line; 9] =
-        [Line(3), Line(0), Line(4), Line(1), Line(5), Line(2), Line::PARTIAL[0], Line::PARTIAL[1], Line::PARTIAL[2]];
+    /// that found no room; who only waited for credit comes last.
+    pub(super) const SERVED: [Line; 10] =
+        [Line(3), Line(0), Line(4), Line(1), Line(5), Line(2), Line::PARTIAL[0], Line::PARTIAL[1], Line::PARTIAL[2], Line::RATE];
 
     /// All of them.
     pub(super) const ALL: [Line; Line::COUNT] = {
@@ -148,6 +150,16 @@ impl Lines {
         }
         ends.first = slot;
         ends.len += 1;
+    }
+
+    /// The first in line.
+    pub(super) fn first(&self, line: Line) -> Option<u32> {
+        Some(self.ends[line.index()].first).filter(|first| *first != NOBODY)
+    }
+
+    /// The one behind this one in its line.
+    pub(super) fn behind(table: &ConnectionTable, slot: u32) -> Option<u32> {
+        Some(table.get(slot).behind).filter(|behind| *behind != NOBODY)
     }
 
     /// The first in line, which leaves it.

@@ -1,6 +1,7 @@
 //! What the rest of the engine sees of a log: watermarks, state, and how far each inlet is written.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 
@@ -122,7 +123,15 @@ impl StoreStatus {
         }
     }
 
-    pub(super) fn set_state(&self, state: StoreState) {
+    /// Where the log ends for ever, if its store has failed: no record from this sequence on will be written.
+    pub fn failed_at(&self) -> Option<u64> {
+        let StoreState::Failed { .. } = self.state() else { return None };
+        fence(Ordering::Acquire); // Pairs with the Release in `set_state`: the last completed write is seen.
+        Some(self.written_sequence())
+    }
+
+    pub(crate) fn set_state(&self, state: StoreState) {
+        fence(Ordering::Release); // Pairs with the Acquire in `failed_at`.
         self.state.set(match state {
             StoreState::Running => 0,
             StoreState::NoSpace { errno } => NO_SPACE << 32 | u64::from(errno.0 as u32),

@@ -14,6 +14,7 @@
 //!   the final completion of that operation has been seen.
 //! - **R4** Completions of one operation arrive in the kernel's order. Nothing is said of the order between operations.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use super::clock::Clock;
@@ -152,6 +153,12 @@ pub trait Ring: Clock {
 
     /// Closes a descriptor that has no operation in flight.
     fn close(&mut self, token: Token, fd: Fd);
+
+    /// The address of a connection's peer, asked once when it is accepted; `None` where it is not known (or the peer is gone already).
+    fn peer(&mut self, socket: Fd) -> Option<IpAddr> {
+        let _ = socket;
+        None
+    }
 
     /// Datagrams that the kernel dropped on this socket so far (`SO_MEMINFO`; wraps at 2^32); `None` where unknown.
     fn socket_drops(&mut self, socket: Fd) -> Option<u32>;

@@ -19,7 +19,7 @@
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -384,10 +384,21 @@ fn bind(fd: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
 }
 
 fn local_addr(fd: &OwnedFd) -> io::Result<SocketAddr> {
+    address(fd.as_raw_fd(), libc::getsockname)
+}
+
+/// The address that a connection comes from; `None` where it has none, or is gone already.
+pub(super) fn peer_address(fd: i32) -> Option<IpAddr> {
+    address(fd, libc::getpeername).ok().map(|address| address.ip())
+}
+
+type AddressCall = unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
+
+fn address(fd: i32, ask: AddressCall) -> io::Result<SocketAddr> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into the exclusively borrowed storage.
-    check(unsafe { libc::getsockname(fd.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut len) })?;
+    check(unsafe { ask(fd, storage.as_mut_ptr().cast(), &raw mut len) })?;
     // SAFETY: zeroed, then written by the kernel; every bit pattern is valid.
     let storage = unsafe { storage.assume_init() };
     if i32::from(storage.ss_family) == libc::AF_INET {
@@ -572,5 +583,18 @@ mod tests {
         let dropped = dropped_datagrams(general.as_raw_fd()).expect("SO_MEMINFO");
         assert!(dropped > 0);
         assert_eq!(queued(general).len() as u32 + dropped, sent);
+    }
+
+    #[test]
+    fn a_connection_knows_where_it_comes_from() {
+        for address in [LOOPBACK, LOOPBACK6] {
+            let Ok(listener) = listen(address, &ListenOptions { patience: AT_ONCE, ..ListenOptions::default() }) else {
+                eprintln!("skipped: this host has no {address}");
+                continue;
+            };
+            let client = TcpStream::connect(listener.addr).expect("it listens");
+            assert_eq!(peer_address(client.as_raw_fd()), Some(address.ip()));
+            assert_eq!(peer_address(listener.fd.as_raw_fd()), None, "a listener has no peer");
+        }
     }
 }

@@ -36,6 +36,8 @@ pub use counters::SessionCounters;
 pub use handover::Inbox;
 pub use token::SessionToken;
 
+use crate::metrics::latency::{LatencyRecorder, LatencyShared};
+use crate::metrics::ledger::DropReason;
 use crate::pool::{Ended, Outcome, Returns};
 use crate::storage::producers::ProducerTable;
 use crate::storage::status::StoreStatus;
@@ -126,6 +128,11 @@ pub struct Sessions {
     desks: Desks,
     /// Log sequences below this hold everything that has come home, and everything of before the start.
     log_end: u64,
+    /// Log sequences from this on will never be written: the store has failed.
+    lost_from: Option<u64>,
+    /// From the producers' times to receipt: one value for each mark.
+    on_the_way: LatencyRecorder,
+    latency: Arc<LatencyShared>,
 }
 
 impl Sessions {
@@ -140,6 +147,7 @@ impl Sessions {
         assert!((1..=4096).contains(&options.seats) && (64..=WINDOW_MAX).contains(&options.window), "options out of range");
         let seats = usize::from(options.seats);
         let seat = |number: u16| Ok(Seat::new(options.window, Outbox::new(u32::from(number))?));
+        let (on_the_way, latency) = LatencyRecorder::new();
         Ok(Self {
             seats: (0..options.seats).map(seat).collect::<std::io::Result<_>>()?,
             free: (0..options.seats).rev().collect(),
@@ -149,9 +157,17 @@ impl Sessions {
             open: Vec::with_capacity(seats),
             desks: Desks::new(u32::from(options.seats))?,
             log_end: wiring.store.as_ref().map_or(0, |store| store.written_sequence()),
+            lost_from: None,
+            on_the_way,
+            latency,
             options,
             wiring,
         })
+    }
+
+    /// The readers' side of the latencies from producers to here.
+    pub fn latency(&self) -> Arc<LatencyShared> {
+        Arc::clone(&self.latency)
     }
 
     fn counters(&self) -> &SessionCounters {
@@ -250,6 +266,9 @@ impl Sessions {
         }
         let outcomes = &mut self.seats[usize::from(self.last)].outcomes;
         match ended.outcome {
+            Outcome::Stored { log_sequence } if self.lost_from.is_some_and(|lost| log_sequence >= lost) => {
+                outcomes.lose(sequence, DropReason::StoreUnavailable);
+            }
             Outcome::Stored { log_sequence } => {
                 outcomes.come_home(sequence, log_sequence + 1);
                 self.log_end = self.log_end.max(log_sequence + 1);
@@ -270,11 +289,25 @@ impl Sessions {
         }
     }
 
-    /// Below which log sequence all is at this level.
+    /// Hands the latencies over: no poll follows.
+    pub(super) fn publish_latency(&mut self) {
+        self.on_the_way.publish();
+    }
+
+    /// Once the store has failed, what was staged and will not be written is refused (OC5); what was written and not synced has no answer: whether it
+    /// survives, only the next start can tell.
+    fn look_at_store(&mut self) {
+        let store = self.wiring.store.as_ref().filter(|_| self.lost_from.is_none());
+        let Some(written) = store.and_then(|store| store.failed_at()) else { return };
+        self.lost_from = Some(written);
+        self.seats.iter_mut().filter(|seat| seat.producer.is_some()).for_each(|seat| seat.outcomes.lose_unwritten(written));
+    }
+
+    /// Below which log sequence all is at this level. What is only accepted may still be lost until it is written.
     fn watermark(&self, level: AckLevel) -> u64 {
         match (&self.wiring.store, level) {
-            (None, _) | (_, AckLevel::Accepted) => u64::MAX,
-            (Some(store), AckLevel::Written) => store.written_sequence(),
+            (None, _) => u64::MAX,
+            (Some(store), AckLevel::Accepted | AckLevel::Written) => store.written_sequence(),
             (Some(store), AckLevel::Durable) => store.durable_sequence(),
         }
     }

@@ -9,10 +9,12 @@
 //! - **OC1** `floor - 1 <= acked <= run <= highest` while no client has jumped ahead, and no sequence beyond `acked + window` is taken; so the ring, two
 //!   windows long and a word at each end, never has two sequences in one place.
 //! - **OC2** `acked` passes a sequence only when all up to it have an outcome: at the level *accepted* when they are taken, but never more than a window
-//!   ahead of the first whose event is not home; above that when their events are home, and every log sequence among them is below the watermark.
+//!   ahead of the first whose event is not home and written; above that when their events are home, and every log sequence among them is below the watermark.
 //!   Log sequences are kept as the highest of a word, so it may pass a little late, never early.
 //! - **OC3** A refusal stays in the ring until it is told, and is told before an acknowledgement that covers it ([`Outcomes::acked_to_tell`]).
 //! - **OC4** No allocation after [`Outcomes::new`].
+//! - **OC5** Where each event in the ring is in the log is known exactly, and nothing leaves the ring before it is written; so when the log fails, what
+//!   was staged and not written is refused by name, at every level, and nothing else is.
 
 use std::collections::VecDeque;
 
@@ -62,11 +64,13 @@ pub(super) struct Outcomes {
     window: u64,
     level: AckLevel,
     words: Box<[Word]>,
-    /// By place in the ring: the code of the reason of a refusal.
-    reasons: Box<[u8]>,
+    /// By place in the ring: the code of the reason of a refusal; of what is at home otherwise the end of its log, less all above 32 bits.
+    notes: Box<[u32]>,
     floor: u64,
     acked: u64,
     run: u64,
+    /// The run as far as the log has it.
+    settled: u64,
     highest: u64,
     /// Of all up to `run`.
     log_end: u64,
@@ -83,10 +87,11 @@ impl Outcomes {
             window: u64::from(window),
             level: AckLevel::Accepted,
             words: vec![Word::default(); words].into(),
-            reasons: vec![0; words * 64].into(),
+            notes: vec![0; words * 64].into(),
             floor: 1,
             acked: 0,
             run: 0,
+            settled: 0,
             highest: 0,
             log_end: 0,
             steps: VecDeque::with_capacity(STEPS_MAX),
@@ -101,7 +106,7 @@ impl Outcomes {
 
     /// Bytes that a ring for such windows takes.
     pub(super) fn memory_bytes(window: u32) -> usize {
-        Self::words_of(window) * (size_of::<Word>() + 64) + STEPS_MAX * size_of::<Step>()
+        Self::words_of(window) * (size_of::<Word>() + 64 * size_of::<u32>()) + STEPS_MAX * size_of::<Step>()
     }
 
     /// Every sequence up to this has an outcome at the session's level.
@@ -153,15 +158,16 @@ impl Outcomes {
     /// A fresh producer, of whom `known` was stored, all of it below `log_end` of the log.
     pub(super) fn reset(&mut self, lowest_unacked: u64, known: Option<&SequenceWindow>, log_end: u64) {
         self.words.fill(Word::default());
-        self.reasons.fill(0);
+        self.notes.fill(0);
         self.steps.clear();
         (self.floor, self.acked, self.run, self.highest) =
             (lowest_unacked, lowest_unacked - 1, lowest_unacked - 1, lowest_unacked - 1);
-        (self.log_end, self.untold, self.in_hand) = (0, 0, 0);
+        (self.log_end, self.settled, self.untold, self.in_hand) = (0, self.acked, 0, 0);
         let last = self.acked.saturating_add(self.window);
         for range in known.into_iter().flat_map(|known| known.held_from(lowest_unacked)) {
             for sequence in *range.start()..=(*range.end()).min(last) {
                 self.highest = sequence;
+                self.note(sequence, log_end as u32);
                 let (word, bit) = self.word(sequence);
                 (word.taken, word.home, word.log_end) = (word.taken | bit, word.home | bit, log_end);
             }
@@ -178,7 +184,7 @@ impl Outcomes {
             self.highest = self.acked;
         }
         self.raise_floor();
-        self.run = self.acked;
+        (self.run, self.settled) = (self.acked, self.acked);
         let (acked, highest) = (self.acked, self.highest);
         self.untold = 0;
         for sequence in self.floor..=highest {
@@ -230,6 +236,7 @@ impl Outcomes {
     pub(super) fn come_home(&mut self, sequence: u64, log_end: u64) {
         self.in_hand -= 1;
         if self.is_in_ring(sequence) {
+            self.note(sequence, log_end as u32);
             let (word, bit) = self.word(sequence);
             (word.home, word.log_end) = (word.home | bit, word.log_end.max(log_end));
         }
@@ -250,12 +257,36 @@ impl Outcomes {
     }
 
     fn note_refusal(&mut self, sequence: u64, reason: DropReason) {
-        let (place, bit) = self.place(sequence);
-        self.reasons[place * 64 + bit as usize] = reason.code();
+        self.note(sequence, u32::from(reason.code()));
         let (word, bit) = self.word(sequence);
         (word.taken, word.home) = (word.taken | bit, word.home | bit);
         (word.refused, word.untold) = (word.refused | bit, word.untold | bit);
         self.untold += 1;
+    }
+
+    fn note(&mut self, sequence: u64, note: u32) {
+        let (place, bit) = self.place(sequence);
+        self.notes[place * 64 + bit as usize] = note;
+    }
+
+    /// Below which log sequence an event is that has come home: less than 2^32 below the highest of its word.
+    fn log_end_of(&self, sequence: u64) -> u64 {
+        let (place, bit) = self.place(sequence);
+        let highest = self.words[place].log_end;
+        highest.saturating_sub(u64::from((highest as u32).wrapping_sub(self.notes[place * 64 + bit as usize])))
+    }
+
+    /// The log has failed: of what came home, that which is not below `written` is lost (OC5).
+    pub(super) fn lose_unwritten(&mut self, written: u64) {
+        for sequence in self.floor..=self.highest {
+            if self.has(sequence, |word| word.home & !word.refused) && self.log_end_of(sequence) > written {
+                self.note_refusal(sequence, DropReason::StoreUnavailable);
+            }
+        }
+        // What is left is below it, so no acknowledgement has to wait for more.
+        self.log_end = self.log_end.min(written);
+        self.words.iter_mut().for_each(|word| word.log_end = word.log_end.min(written));
+        self.steps.iter_mut().for_each(|step| step.log_end = step.log_end.min(written));
     }
 
     // -- acknowledgements go --
@@ -263,25 +294,22 @@ impl Outcomes {
     /// Moves the acknowledgement as far as it goes, with the log's watermark of the session's level. Once per poll.
     pub(super) fn advance(&mut self, watermark: u64) {
         self.advance_run();
-        if self.level == AckLevel::Accepted {
-            let taken = self.run_from(self.acked, |word| word.taken);
-            self.acked = self.acked.max(taken.min(self.ahead_max()));
-            self.steps.clear();
-        }
-        let ahead_max = self.ahead_max();
         while let Some(step) = self.steps.front().filter(|step| step.log_end <= watermark) {
-            if step.run > ahead_max {
-                break;
-            }
-            self.acked = self.acked.max(step.run);
+            self.settled = step.run;
             self.steps.pop_front();
         }
+        let reached = match self.level {
+            AckLevel::Accepted => self.run_from(self.acked, |word| word.taken),
+            AckLevel::Written | AckLevel::Durable => self.settled,
+        };
+        self.acked = self.acked.max(reached.min(self.ahead_max()));
         self.raise_floor();
     }
 
-    /// The acknowledgement stays within a window of what is not home, and of what was refused and not told: both have to stay in the ring.
+    /// The acknowledgement stays within a window of what is not home and in the log, and of what was refused and not told: both have to stay in the
+    /// ring.
     fn ahead_max(&self) -> u64 {
-        let lowest = self.first_untold().map_or(self.run, |untold| self.run.min(untold - 1));
+        let lowest = self.first_untold().map_or(self.settled, |untold| self.settled.min(untold - 1));
         lowest.saturating_add(self.window)
     }
 
@@ -324,7 +352,7 @@ impl Outcomes {
         for word in (self.floor / 64..floor / 64).take(self.words.len()) {
             let place = (word % words) as usize;
             self.words[place] = Word::default();
-            self.reasons[place * 64..][..64].fill(0);
+            self.notes[place * 64..][..64].fill(0);
         }
         self.floor = floor;
     }
@@ -334,7 +362,7 @@ impl Outcomes {
         let first = self.first_untold()?;
         let reason_of = |outcomes: &Self, sequence| {
             let (place, bit) = outcomes.place(sequence);
-            outcomes.reasons[place * 64 + bit as usize]
+            outcomes.notes[place * 64 + bit as usize] as u8
         };
         let reason = reason_of(self, first);
         let mut count = 0;
@@ -542,6 +570,31 @@ mod tests {
                     assert!(refused.is_empty(), "all refusals were told");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn when_the_log_fails_what_is_not_written_is_refused_and_nothing_else() {
+        for (level, durable) in [(AckLevel::Accepted, 7), (AckLevel::Written, 7), (AckLevel::Durable, 4)] {
+            let watermark = if level == AckLevel::Durable { durable } else { 7 };
+            let mut outcomes = fresh(128, level);
+            (1..=6).for_each(|sequence| outcomes.take(sequence));
+            // In another order than their numbers, with others between them, across 2^32.
+            let base = (1 << 32) - 4;
+            for (sequence, log) in [(1, 3), (2, 9), (3, 4), (4, 6), (5, 7)] {
+                outcomes.come_home(sequence, base + log);
+            }
+            outcomes.advance(base + watermark);
+            outcomes.lose_unwritten(base + 7);
+            outcomes.lose(6, DropReason::StoreUnavailable);
+            outcomes.advance(base + watermark);
+            let refused = |first| Refused { first, count: 1, reason: DropReason::StoreUnavailable.code() };
+            assert_eq!(outcomes.next_refusal(), Some(refused(2)), "{level:?}");
+            assert_eq!(outcomes.next_refusal(), Some(refused(6)));
+            assert_eq!(outcomes.next_refusal(), None);
+            outcomes.advance(base + watermark);
+            // Of what was written and not synced nobody knows.
+            assert_eq!(outcomes.acked_to_tell(), if level == AckLevel::Durable { 0 } else { 6 }, "{level:?}");
         }
     }
 }

@@ -3,9 +3,10 @@
 use super::outbox::{ConnectionRef, Outbox};
 use super::outcomes::{Judged, Outcomes};
 use crate::ingest::numbering::{Next, Numbering};
+use crate::metrics::latency::LatencyRecorder;
 use crate::metrics::ledger::{Counter, DropReason};
 use crate::pool::ProducerStamp;
-use crate::sys::clock::Nanos;
+use crate::sys::clock::{Nanos, WallNanos};
 use crate::wire::ProducerId;
 use crate::wire::Tier;
 use crate::wire::session::{Ack, AckLevel, ClientMessage, Fault, MARK_BYTES, ServerMessage, SessionFault, Step, Welcome};
@@ -28,6 +29,22 @@ struct Cut {
     have: usize,
     /// When its first byte came.
     since: Nanos,
+}
+
+/// When bytes came, and where it is noted how long those of a mark were on their way.
+pub(super) struct MarkTimes<'a> {
+    pub(super) now: Nanos,
+    pub(super) wall: WallNanos,
+    pub(super) on_the_way: &'a mut LatencyRecorder,
+}
+
+impl MarkTimes<'_> {
+    /// Notes the producer's time of a mark: none is none, and one in the future says that clocks differ, not how long anything took.
+    fn record(&mut self, time_ns: u64) {
+        if time_ns > 0 && time_ns <= self.wall.0 {
+            self.on_the_way.record(Nanos(self.wall.0 - time_ns));
+        }
+    }
 }
 
 /// See the module doc.
@@ -109,10 +126,15 @@ impl Seat {
     ///
     /// # Errors
     /// What makes the stream no session's.
-    pub(super) fn take_message(&mut self, bytes: &[u8], limits: &FrameLimits, now: Nanos) -> Result<usize, SessionFault> {
+    pub(super) fn take_message(
+        &mut self,
+        bytes: &[u8],
+        limits: &FrameLimits,
+        at: &mut MarkTimes<'_>,
+    ) -> Result<usize, SessionFault> {
         let had = self.cut.have;
         if had == 0 {
-            self.cut.since = now;
+            self.cut.since = at.now;
         }
         if had == 0 && bytes.first() == Some(&session::HELLO_KIND) {
             return Err(SessionFault::HelloTwice);
@@ -127,7 +149,10 @@ impl Seat {
             Step::Whole { message, bytes } => {
                 self.cut.have = 0;
                 match message {
-                    ClientMessage::Mark(mark) => self.next_sequence = mark.next_sequence,
+                    ClientMessage::Mark(mark) => {
+                        self.next_sequence = mark.next_sequence;
+                        at.record(mark.time_ns);
+                    }
                     ClientMessage::Ping => self.is_ack_due = true,
                     ClientMessage::Bye => self.ending = Some(None),
                     ClientMessage::Hello(_) | ClientMessage::Frame(_) => unreachable!("both are told by their first byte before"),

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use super::handover::Transfer;
 use super::outbox::{ConnectionRef, Sent};
-use super::seat::{Seat, SeatNumbers, Tidings};
+use super::seat::{MarkTimes, Seat, SeatNumbers, Tidings};
 use crate::agent::Context;
+use crate::control::Level;
 use crate::ingest::accept::Accepted;
 use crate::ingest::connection::{Receive, Stage};
 use crate::ingest::counters::{CloseReason, Transport};
 use crate::ingest::intake::{Intake, Stop};
 use crate::ingest::kind;
+use crate::ingest::numbering::Metered;
 use crate::ingest::tcp::{Fed, Tcp};
 use crate::sys::clock::Nanos;
 use crate::sys::io::{Completion, Fd, Ring};
@@ -52,13 +54,14 @@ impl Tcp {
         &mut self,
         slot: u32,
         bytes: &[u8],
+        left: &mut u32,
         intake: &mut Intake,
         ctx: &Context<'_, R>,
     ) -> Option<Fed> {
         let Some(&first_byte) = bytes.first() else {
             // Called up with an event that waits, or a frame that is whole in its slot.
             return match self.table.get(slot).protocol {
-                Protocol::Seated(seat) => Some(self.feed_session(slot, seat, bytes, intake, ctx)),
+                Protocol::Seated(seat) => Some(self.feed_session((slot, seat), bytes, left, intake, ctx)),
                 _ => Some(self.feed_pending(slot, intake).unwrap_or(Fed::All)),
             };
         };
@@ -78,7 +81,7 @@ impl Tcp {
             }
             Protocol::Greeting(desk) => self.feed_hello(slot, desk, bytes, ctx.now),
             Protocol::Leaving(_) => Fed::Ended(SessionFault::EarlyBytes),
-            Protocol::Seated(seat) => self.feed_session(slot, seat, bytes, intake, ctx),
+            Protocol::Seated(seat) => self.feed_session((slot, seat), bytes, left, intake, ctx),
             Protocol::Parting(_) | Protocol::Over => self.feed_pending(slot, intake).unwrap_or(Fed::All),
         })
     }
@@ -133,7 +136,14 @@ impl Tcp {
     }
 
     /// Takes a session's bytes: what is pending, what was cut, frames and what is between them.
-    fn feed_session<R: Ring>(&mut self, slot: u32, number: u16, bytes: &[u8], intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
+    fn feed_session<R: Ring>(
+        &mut self,
+        (slot, number): (u32, u16),
+        bytes: &[u8],
+        left: &mut u32,
+        intake: &mut Intake,
+        ctx: &Context<'_, R>,
+    ) -> Fed {
         if let Some(waits) = self.feed_pending(slot, intake) {
             return waits;
         }
@@ -150,7 +160,8 @@ impl Tcp {
                 return Fed::All;
             }
             if seat.is_cut() || (!is_open && rest.first().is_some_and(|kind| *kind != 0)) {
-                match seat.take_message(rest, &intake.limits, ctx.now) {
+                let mut at = MarkTimes { now: ctx.now, wall: ctx.wall, on_the_way: &mut sessions.on_the_way };
+                match seat.take_message(rest, &intake.limits, &mut at) {
                     Ok(taken) => consumed += taken,
                     Err(fault) => return Fed::Ended(fault),
                 }
@@ -159,7 +170,8 @@ impl Tcp {
                 }
                 continue;
             }
-            let Some(mut numbers) = SeatNumbers::new(seat, &duplicates.duplicates) else { return Fed::All };
+            let Some(numbers) = SeatNumbers::new(seat, &duplicates.duplicates) else { return Fed::All };
+            let mut numbers = Metered::new(numbers, left);
             let (taken, stop) = if is_open {
                 let filled = connection.partial.fill(rest, intake, &origin, &mut numbers);
                 (filled.consumed, filled.stop)
@@ -355,6 +367,8 @@ impl Tcp {
             intake.pool.free_ended();
         }
         self.sessions.take_returns();
+        self.sessions.on_the_way.publish_if_due(ctx.now);
+        self.sessions.look_at_store();
         while let Some(transfer) = self.sessions.inbox().take() {
             self.adopt_transfer(&transfer, intake, ctx);
         }
@@ -365,9 +379,11 @@ impl Tcp {
         if self.sessions.rest() {
             return;
         }
+        // A log that takes nothing is no level, but to a client it is the same as the highest one.
+        let level = if intake.gate.is_store_unavailable() { Level::Emergency } else { intake.gate.level() };
         let tidings = Tidings {
             credits: Tier::ALL.map(|tier| intake.credits(tier)),
-            overload: intake.gate.level() as u8,
+            overload: level as u8,
             frame_bytes_max: intake.limits.max_frame_bytes,
             window: self.sessions.options.window,
         };
@@ -523,18 +539,16 @@ impl Tcp {
         self.leave_session(slot, ctx.now);
         self.deadlines.clear(slot);
         self.table.get_mut(slot).stage = Stage::Closing;
-        self.table.free(slot);
-        self.counters.connections_open.set(self.table.len() as u64);
+        self.free_place(slot);
     }
 
     fn adopt_transfer<R: Ring>(&mut self, transfer: &Transfer, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        if !self.adopt(&Accepted { fd: transfer.fd }, ctx) {
-            self.counters.closed[CloseReason::OverLimit.index()].add(1);
+        if let Err(reason) = self.adopt(&Accepted { fd: transfer.fd }, ctx) {
+            self.counters.closed[reason.index()].add(1);
             return self.close_stray(transfer.fd, ctx);
         }
         let slot = self.adopted;
-        let hello = &transfer.hello[..transfer.hello_bytes];
-        let fed = self.feed_other(slot, hello, intake, ctx).unwrap_or(Fed::All);
+        let fed = self.feed(slot, &transfer.hello[..transfer.hello_bytes], intake, ctx);
         self.after_feed(slot, fed, intake, ctx);
     }
 

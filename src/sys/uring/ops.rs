@@ -1,5 +1,6 @@
 //! The operations: what each call of [`Ring`] becomes in the submission queue, and what ends with its final completion.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use io_uring::{opcode, squeue, types};
@@ -157,6 +158,10 @@ impl Ring for Uring {
 
     fn close(&mut self, token: Token, fd: Fd) {
         self.push(opcode::Close::new(types::Fd(fd.0)).build(), token);
+    }
+
+    fn peer(&mut self, socket: Fd) -> Option<IpAddr> {
+        socket::peer_address(socket.0)
     }
 
     fn socket_drops(&mut self, socket: Fd) -> Option<u32> {

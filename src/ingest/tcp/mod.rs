@@ -17,7 +17,9 @@
 //!   chunks. Three things are against it: little is on offer when parking memory is short, chunks go first to those whose frame
 //!   will fit its slot ([`Line::CHUNKS_FIRST`]), and, at last, the frame deadline of the slot's holder runs while nothing is on offer.
 
-use std::ops::Range;
+mod late;
+mod resume;
+
 use std::sync::Arc;
 
 use super::accept::Accepted;
@@ -25,9 +27,10 @@ use super::connection::{Connection, ConnectionTable, Receive, Stage};
 use super::counters::{CloseReason, IngestCounters, Transport};
 use super::deadlines::Deadlines;
 use super::intake::{Intake, Origin, Stop};
-use super::numbering::Unnumbered;
-use super::parking::{ChunkAfter, ParkingLot};
+use super::numbering::{Metered, Unnumbered};
+use super::parking::ParkingLot;
 use super::session::{ConnectionRef, Protocol, Sessions};
+use super::sources::Sources;
 use super::waiting::{Line, Lines};
 use super::{ReactorOptions, kind};
 use crate::agent::Context;
@@ -67,6 +70,9 @@ pub(super) struct Tcp {
     pub(super) lines: Lines,
     pub(super) deadlines: Deadlines,
     pub(super) sessions: Sessions,
+    sources: Sources,
+    /// When those who wait for credit are looked at next.
+    rate_look_at: Nanos,
     /// The connection whose seat another has just taken.
     pub(super) superseded: Option<ConnectionRef>,
     /// The place that was opened last.
@@ -97,6 +103,8 @@ impl Tcp {
             lines: Lines::new(),
             deadlines: Deadlines::new(options.connections_max),
             sessions,
+            sources: Sources::new(options.source_limits, options.connections_max),
+            rate_look_at: Nanos(0),
             superseded: None,
             adopted: 0,
             limits: options.limits,
@@ -198,18 +206,43 @@ impl Tcp {
 
     // -- the life of a connection --
 
-    /// Adopts an accepted descriptor. False: the table is full.
-    pub(super) fn adopt<R: Ring>(&mut self, accepted: &Accepted, ctx: &mut Context<'_, R>) -> bool {
+    /// Adopts an accepted descriptor.
+    ///
+    /// # Errors
+    /// The table is full, or its source has all the connections that it may have.
+    pub(super) fn adopt<R: Ring>(&mut self, accepted: &Accepted, ctx: &mut Context<'_, R>) -> Result<(), CloseReason> {
+        if self.table.is_full() {
+            return Err(CloseReason::OverLimit);
+        }
+        let address = if self.sources.any_limits() { ctx.ring.peer(accepted.fd) } else { None };
+        let source = address.map(|address| self.sources.enter(address, ctx.now)).transpose();
+        let source = source.map_err(|_| CloseReason::SourceLimit)?;
         // 0 means "no connection" in event headers.
         let number = self.connection_number.wrapping_add(1).max(1);
-        let Some(slot) = self.table.open(accepted.fd, number, ctx.now) else { return false };
+        let slot = self.table.open(accepted.fd, number, ctx.now).expect("it is not full");
+        self.table.get_mut(slot).source = source;
         (self.connection_number, self.adopted) = (number, slot);
         self.active_at = ctx.now;
         self.counters.accepted.add(1);
         self.counters.connections_open.set(self.table.len() as u64);
         self.plan_deadlines(slot);
         self.arm(slot, ctx);
-        true
+        Ok(())
+    }
+
+    /// The place of a connection that is gone is free.
+    pub(super) fn free_place(&mut self, slot: u32) {
+        if let Some(source) = self.table.get_mut(slot).source.take() {
+            self.sources.leave(source);
+        }
+        self.table.free(slot);
+        self.counters.connections_open.set(self.table.len() as u64);
+    }
+
+    /// The engine stops: what waits for credit is taken without.
+    pub(super) fn lift_rates(&mut self) {
+        self.sources.lift_rate();
+        self.rate_look_at = Nanos(0);
     }
 
     fn arm<R: Ring>(&mut self, slot: u32, ctx: &mut Context<'_, R>) {
@@ -303,8 +336,7 @@ impl Tcp {
         if !self.table.is_current(token.slot(), token.generation()) {
             return self.counters.late_completions.add(1);
         }
-        self.table.free(token.slot());
-        self.counters.connections_open.set(self.table.len() as u64);
+        self.free_place(token.slot());
     }
 
     /// Refuses the connection's bytes from here on.
@@ -427,10 +459,21 @@ impl Tcp {
         self.after_hello(slot, intake, ctx);
     }
 
-    /// Takes a connection's bytes, in order: what is pending, the partial frame, whole frames, the beginning of the next one.
-    fn feed<R: Ring>(&mut self, slot: u32, bytes: &[u8], intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
+    /// Takes a connection's bytes, as far as its source has credit.
+    pub(super) fn feed<R: Ring>(&mut self, slot: u32, bytes: &[u8], intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
+        let source = self.table.get(slot).source;
+        let allowance = self.sources.allowance(source, ctx.now);
+        let mut left = allowance;
+        let fed = self.feed_some(slot, bytes, &mut left, intake, ctx);
+        self.sources.spend(source, allowance - left, ctx.now);
+        fed
+    }
+
+    /// Takes a connection's bytes, in order: what is pending, the partial frame, whole frames, the beginning of the next one. No more frames
+    /// than are `left`.
+    fn feed_some<R: Ring>(&mut self, slot: u32, bytes: &[u8], left: &mut u32, intake: &mut Intake, ctx: &Context<'_, R>) -> Fed {
         if self.table.get(slot).protocol != Protocol::Frames
-            && let Some(fed) = self.feed_other(slot, bytes, intake, ctx)
+            && let Some(fed) = self.feed_other(slot, bytes, left, intake, ctx)
         {
             return fed;
         }
@@ -439,15 +482,16 @@ impl Tcp {
         }
         let connection = self.table.get_mut(slot);
         let origin = origin(connection, ctx);
+        let mut numbers = Metered::new(Unnumbered, left);
         let mut consumed = 0;
         if connection.partial.is_open() {
-            let filled = connection.partial.fill(bytes, intake, &origin, &mut Unnumbered);
+            let filled = connection.partial.fill(bytes, intake, &origin, &mut numbers);
             consumed = filled.consumed;
             if let Some(stop) = filled.stop {
                 return self.stopped(slot, stop, consumed);
             }
         }
-        let taken = intake.take_frames(&bytes[consumed..], &origin, &mut Unnumbered);
+        let taken = intake.take_frames(&bytes[consumed..], &origin, &mut numbers);
         consumed += taken.consumed;
         let rest = &bytes[consumed..];
         if !matches!(taken.stop, Stop::Incomplete) || rest.is_empty() {
@@ -455,7 +499,7 @@ impl Tcp {
         }
         let connection = self.table.get_mut(slot);
         connection.partial.since = ctx.now;
-        let filled = connection.partial.fill(rest, intake, &origin, &mut Unnumbered);
+        let filled = connection.partial.fill(rest, intake, &origin, &mut numbers);
         if connection.ended.is_none() {
             self.deadlines.no_later_than(slot, ctx.now + self.frame_deadline);
         }
@@ -488,197 +532,5 @@ impl Tcp {
                 Fed::Wait { line: Line::lane(tier), consumed }
             }
         }
-    }
-
-    // -- waiting --
-
-    fn count_wait(&self, line: Line) {
-        match line.lane_of() {
-            Some(tier) => self.counters.waits[tier.index()].add(1),
-            None => self.counters.slot_waits.add(1),
-        }
-    }
-
-    fn begin_wait(&mut self, slot: u32, line: Line, now: Nanos) {
-        self.table.get_mut(slot).waits_since = now;
-        self.lines.push_back(&mut self.table, line, slot);
-        if !line.is_for_chunks() {
-            self.deadlines.clear(slot);
-        }
-    }
-
-    /// Ends the receive of a connection whose wait is long: for a slot, for the end of a pause, or for a lane when much has come
-    /// meanwhile.
-    fn stop_long_wait<R: Ring>(&mut self, slot: u32, intake: &Intake, ctx: &mut Context<'_, R>) {
-        let connection = self.table.get(slot);
-        let is_long_line = |line: Line| line.slot_use().is_some() || line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
-        let is_long = connection.line.is_some_and(is_long_line) || connection.parked.segments() >= PARKED_SEGMENTS_MAX;
-        if connection.receive == Receive::Armed && is_long {
-            self.cancel(slot, ctx);
-        }
-    }
-
-    /// The wait is over: deadlines go on where they stood.
-    fn end_wait(&mut self, slot: u32, now: Nanos) {
-        let connection = self.table.get_mut(slot);
-        let stood = now.since(connection.waits_since);
-        connection.read_at = connection.read_at + stood;
-        connection.partial.since = connection.partial.since + stood;
-        self.plan_deadlines(slot);
-    }
-
-    fn park(&mut self, slot: u32, chunk: Slot, range: Range<usize>, intake: &mut Intake) {
-        if range.is_empty() {
-            return intake.pool.give_back(chunk);
-        }
-        let bytes = range.len() as u64;
-        match self.parking.park(&mut self.table.get_mut(slot).parked, &mut intake.pool, chunk, range) {
-            ChunkAfter::Free(chunk) => {
-                self.counters.parked_bytes.add(bytes);
-                intake.pool.give_back(chunk);
-            }
-            ChunkAfter::Pinned => self.counters.pinned_chunks.add(1),
-        }
-    }
-
-    /// Calls up those who wait, line by line, until `budget_bytes` of parked bytes are taken or nothing moves.
-    pub(super) fn resume_waiting<R: Ring>(&mut self, budget_bytes: usize, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        let mut left = budget_bytes;
-        for line in Line::SERVED {
-            if !self.lines.is_empty(line) && line.lane_of().is_none_or(|tier| intake.may_resume(tier)) {
-                self.resume_line(line, &mut left, intake, ctx);
-            }
-        }
-    }
-
-    fn resume_line<R: Ring>(&mut self, line: Line, left: &mut usize, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        intake.set_line(line, false);
-        for _ in 0..self.lines.len(line) {
-            if *left == 0 {
-                break;
-            }
-            let Some(slot) = self.lines.pop_front(&mut self.table, line) else { break };
-            self.end_wait(slot, ctx.now);
-            let before = (*left, intake.events_done, self.pending_events);
-            let Some(next) = self.resume(slot, left, intake, ctx) else {
-                self.settle(slot, intake, ctx);
-                continue;
-            };
-            let moved = before != (*left, intake.events_done, self.pending_events);
-            if next == line && !moved {
-                // Still the first, and nothing for those behind it either.
-                self.table.get_mut(slot).waits_since = ctx.now;
-                self.lines.push_front(&mut self.table, line, slot);
-                self.deadlines.clear(slot);
-                break;
-            }
-            self.count_wait(next);
-            self.begin_wait(slot, next, ctx.now);
-            self.stop_long_wait(slot, intake, ctx);
-            if next != line {
-                intake.set_line(next, true);
-            }
-        }
-        intake.set_line(line, !self.lines.is_empty(line));
-        intake.publish();
-    }
-
-    /// Takes a connection's parked bytes. The line it must wait in again, if it must.
-    fn resume<R: Ring>(&mut self, slot: u32, left: &mut usize, intake: &mut Intake, ctx: &mut Context<'_, R>) -> Option<Line> {
-        loop {
-            let Some((parked, range)) = self.parking.take_first(&mut self.table.get_mut(slot).parked) else {
-                // What waits without a byte behind it: a pending event, a frame that is whole in its slot.
-                return match self.feed(slot, &[], intake, ctx) {
-                    Fed::All => None,
-                    Fed::Wait { line, .. } => Some(line),
-                    ended => {
-                        self.after_feed(slot, ended, intake, ctx);
-                        None
-                    }
-                };
-            };
-            let shared = Arc::clone(&intake.shared);
-            match self.feed(slot, &PoolOwner::bytes(&shared, &parked)[range.clone()], intake, ctx) {
-                Fed::All => {
-                    *left = left.saturating_sub(range.len());
-                    intake.pool.give_back(parked);
-                }
-                Fed::Wait { line, consumed } => {
-                    *left = left.saturating_sub(consumed);
-                    self.put_back(slot, parked, range.start + consumed..range.end, intake);
-                    return Some(line);
-                }
-                ended => {
-                    intake.pool.give_back(parked);
-                    self.after_feed(slot, ended, intake, ctx);
-                    return None;
-                }
-            }
-        }
-    }
-
-    fn put_back(&mut self, slot: u32, parked: Slot, range: Range<usize>, intake: &mut Intake) {
-        if range.is_empty() {
-            return intake.pool.give_back(parked);
-        }
-        self.parking.put_first(&mut self.table.get_mut(slot).parked, parked, range);
-    }
-
-    /// Whether the only connections that wait do so for the end of a pause.
-    pub(super) fn waits_for_pauses_only(&self, intake: &Intake) -> bool {
-        let is_paused = |line: Line| line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
-        Line::ALL.into_iter().all(|line| self.lines.is_empty(line) || is_paused(line))
-    }
-
-    // -- deadlines --
-
-    /// Notes when to look at this connection's deadlines.
-    pub(super) fn plan_deadlines(&mut self, slot: u32) {
-        let connection = self.table.get(slot);
-        if connection.stage != Stage::Open || connection.ended.is_some() {
-            return;
-        }
-        if connection.partial.is_open() {
-            self.deadlines.no_later_than(slot, connection.partial.since + self.frame_deadline);
-        }
-        if self.idle_deadline != Nanos(0) {
-            self.deadlines.no_later_than(slot, connection.read_at + self.idle_deadline);
-        }
-    }
-
-    /// Ends connections whose deadline has passed.
-    pub(super) fn sweep<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        if !self.deadlines.begin_sweep(ctx.now) {
-            return;
-        }
-        let reach = self.table.reach();
-        let mut from = 0;
-        while let Some(slot) = self.deadlines.next_due(from, reach) {
-            from = slot + 1;
-            self.look_at_deadlines(slot, intake, ctx);
-        }
-        self.deadlines.end_sweep(reach);
-    }
-
-    fn look_at_deadlines<R: Ring>(&mut self, slot: u32, intake: &mut Intake, ctx: &mut Context<'_, R>) {
-        if self.table.get(slot).protocol != Protocol::Frames && self.look_at_session(slot, intake, ctx) {
-            return;
-        }
-        let connection = self.table.get(slot);
-        // In line for chunks it is we who don't read: time stands still. Unless no chunk is on offer at all: then waiting connections
-        // hold them, perhaps for a slot that this one's partial frame occupies, and the deadline is what unties that knot.
-        let may_be_knot = connection.partial.is_open() && intake.pool.lent_count(GroupId::Tcp) == 0;
-        let stands_still = connection.line.is_some_and(Line::is_for_chunks);
-        if stands_still && !may_be_knot {
-            return self.deadlines.no_later_than(slot, ctx.now + super::deadlines::SWEEP_INTERVAL);
-        }
-        if connection.partial.is_open() && ctx.now >= connection.partial.since + self.frame_deadline {
-            self.counters.slow_frame.add(1);
-            return self.end_late(slot, (SessionFault::SlowFrame, CloseReason::SlowFrame), intake, ctx);
-        }
-        if self.idle_deadline != Nanos(0) && !stands_still && ctx.now >= connection.read_at + self.idle_deadline {
-            return self.end_late(slot, (SessionFault::Idle, CloseReason::Idle), intake, ctx);
-        }
-        self.plan_deadlines(slot);
     }
 }
