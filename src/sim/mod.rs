@@ -39,4 +39,6 @@ pub mod rng;
 pub mod scenario;
 pub mod scheduler;
 mod sending;
+pub mod session_client;
+pub mod session_oracle;
 pub mod world;

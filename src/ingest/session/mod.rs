@@ -36,6 +36,7 @@ pub use counters::SessionCounters;
 pub use handover::Inbox;
 pub use token::SessionToken;
 
+use crate::planted::{Bug, is_planted};
 use crate::pool::{Ended, Outcome, Returns};
 use crate::storage::producers::ProducerTable;
 use crate::storage::status::StoreStatus;
@@ -274,6 +275,7 @@ impl Sessions {
     fn watermark(&self, level: AckLevel) -> u64 {
         match (&self.wiring.store, level) {
             (None, _) | (_, AckLevel::Accepted) => u64::MAX,
+            _ if is_planted(Bug::EarlyAck) => u64::MAX,
             (Some(store), AckLevel::Written) => store.written_sequence(),
             (Some(store), AckLevel::Durable) => store.durable_sequence(),
         }
