@@ -13,6 +13,8 @@
 //! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, every event has its outcome, and the level
 //!   is HEALTHY again. No drain is needed for that.
 //! - **O9** Windows side by side hold each BATCH event whose handler is done, once, when the node is drained.
+//!
+//! O10 is in [`super::lives`], O12 in [`super::session_oracle`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

@@ -29,7 +29,7 @@ use crate::sys::io::Fd;
 use crate::wire::session::{
     AckLevel, ClientMessage, HELLO_BYTES_MAX, Hello, Mark, ServerMessage, SessionFault, Step, Welcome, parse_client, parse_server,
 };
-use crate::wire::{FrameLimits, ProducerId};
+use crate::wire::{FrameLimits, FrameRefusal, ProducerId};
 
 /// A client that heard nothing for so long opens another connection.
 const PATIENCE: Nanos = Nanos::from_millis(300);
@@ -69,7 +69,7 @@ enum Phase {
     Welcomed,
     /// Something wrong was sent, that the server has to end the session for.
     Wrong(SessionFault),
-    /// The last event was sent, and acknowledged or not: BYE.
+    /// The last event was sent, or need not be: no other follows.
     Bye,
 }
 
@@ -191,7 +191,7 @@ impl SessionClient {
         self.counters.iter().map(|(name, count)| (format!("session client {name}"), *count)).collect()
     }
 
-    /// The whole frames that came to the agents on its connections; how many of them became events, the server says.
+    /// The whole frames that came to the agents on its connections; of what comes behind a newer hello or a fault none becomes an event.
     pub fn arrivals(&self, ring: &SimRing) -> Arrivals {
         let limits = FrameLimits { max_frame_bytes: FRAME_BYTES_MAX };
         let mut arrivals = Arrivals::default();
@@ -406,7 +406,7 @@ impl SessionClient {
             0 => {
                 let bytes = malformed(&mut self.rng, &frame, FRAME_BYTES_MAX as usize);
                 let fault = match bytes[0] {
-                    0 => SessionFault::ALL[usize::from(MALFORMED_FRAME_CODE) - 1],
+                    0 => SessionFault::MalformedFrame(FrameRefusal::ALL[0]),
                     first_byte => SessionFault::UnknownMessage { first_byte },
                 };
                 connection.unsent.extend(bytes);
@@ -557,9 +557,6 @@ impl SessionClient {
         }
     }
 }
-
-/// See [`SessionFault::MalformedFrame`].
-const MALFORMED_FRAME_CODE: u16 = 16;
 
 /// The producer id of a client.
 pub fn producer_of(client: u32) -> ProducerId {

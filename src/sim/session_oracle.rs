@@ -1,3 +1,5 @@
+//! What must hold of what the clients of sessions are told, against the log.
+//!
 //! - **O12** What a session's client was told is so:
 //!   - acked at *written* is in the log, at any moment and after kill -9; acked at *durable* also after a power cut (after a failed sync, what
 //!     was *written* is no promise any more; what the retention gave up is forgotten);
