@@ -10,7 +10,7 @@ pub enum Bug {
     NoFsync,
     /// Readers and recovery believe a batch whatever the checksum of its payload says.
     NoCrc,
-    /// The appender calls a batch written when its write is submitted.
+    /// The appender calls a batch written when its write is submitted, and sessions acknowledge what is staged.
     EarlyAck,
     /// A receive that has ended is not armed again.
     NoRearm,

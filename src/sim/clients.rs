@@ -61,6 +61,24 @@ impl FrameMaker {
         Self { client: account.new_client(), next: 0, mix }
     }
 
+    /// For a client whose frames are numbered as a session's events are: from 1.
+    pub(super) fn of_session(mix: FrameMix, account: &mut Account) -> Self {
+        Self { next: 1, ..Self::new(mix, account) }
+    }
+
+    /// Which client this is.
+    pub(super) fn client(&self) -> u32 {
+        self.client
+    }
+
+    /// A frame whose name no event has.
+    pub(super) fn make_stray(&mut self, rng: &mut Rng) -> SentFrame {
+        let next = std::mem::replace(&mut self.next, u32::MAX - 1);
+        let frame = self.make(rng);
+        self.next = next;
+        frame
+    }
+
     pub(super) fn make(&mut self, rng: &mut Rng) -> SentFrame {
         let key = FrameKey { client: self.client, sequence: self.next };
         self.next += 1;
@@ -241,7 +259,7 @@ impl TcpClient {
 }
 
 /// A frame that no codec may accept, in one of the ways there are.
-fn malformed(rng: &mut Rng, frame: &SentFrame, frame_bytes_max: usize) -> Vec<u8> {
+pub(super) fn malformed(rng: &mut Rng, frame: &SentFrame, frame_bytes_max: usize) -> Vec<u8> {
     let mut bytes = frame.encode();
     match rng.below(8) {
         0 => bytes[..4].copy_from_slice(&(rng.below(3) as u32).to_be_bytes()),

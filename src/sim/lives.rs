@@ -24,6 +24,7 @@ use crate::storage::recovery::recover;
 use crate::storage::segments::{LogFault, SegmentFault};
 use crate::storage::{LogIdentity, OpenLog, SegmentOptions, StoreOperation, StoreState};
 use crate::sys::clock::Clock;
+use crate::wire::session::AckLevel;
 
 /// How a life ends before the load does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +126,12 @@ impl World<'_> {
         }
         disk.mend();
         self.ring.die();
+        let mut survives = self.sound_level();
         let mut remains = self.remains(&disk);
+        let cuts = death.openings.iter().any(|interruption| matches!(interruption, Interruption::PowerCut(_)));
+        if death.is_power_cut || cuts {
+            survives = AckLevel::Durable;
+        }
         if death.is_power_cut {
             disk = self.cut_power(&disk, &mut remains);
         }
@@ -138,13 +144,14 @@ impl World<'_> {
         }
         let log =
             open_log(self.scenario, &self.ring, &disk).unwrap_or_else(|fault| panic!("O10: the log does not open: {fault:?}"));
+        self.check_sessions(survives, &disk);
         remains.check(&disk, log.report().next_sequence);
         if log.report().cut_bytes > 0 {
             self.past.count("deaths that tore the log");
         }
         disk.mend();
         self.ring = self.ring.reborn(self.rng.next_u64(), disk);
-        self.rebuild(log);
+        self.rebuild(log, survives);
     }
 
     /// What is on the disk now, and what was promised of it.
@@ -196,7 +203,7 @@ impl World<'_> {
     }
 
     /// The next life, over `self.ring`.
-    fn rebuild(&mut self, log: OpenLog<SimDisk>) {
+    fn rebuild(&mut self, log: OpenLog<SimDisk>, survives: AckLevel) {
         let mut scheduler = Scheduler::new(self.ring.clone(), self.rng.fork(), self.scenario.pace);
         let mut node = node::build(self.scenario, &self.ring, &mut scheduler, Some(log));
         let producers = std::mem::take(&mut node.producers);
@@ -208,6 +215,7 @@ impl World<'_> {
         bury((dead, producers));
         self.tcp.iter_mut().for_each(|client| client.go_on(listener));
         self.udp.iter_mut().zip(udp.iter().cycle()).for_each(|(client, sockets)| client.go_on(*sockets));
+        self.sessions.iter_mut().for_each(|client| client.go_on(listener, survives));
         self.begin_life();
     }
 }

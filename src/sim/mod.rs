@@ -2,7 +2,7 @@
 //! The simulator: the engine's own agents, unchanged, over a simulated kernel, disk and clock, on one thread, by one seed.
 //!
 //! ```text
-//!  clients ──bytes──► net ┐                          ┌──────── scheduler ────────┐
+//!  clients ◄──bytes─► net ┐                          ┌──────── scheduler ────────┐
 //!                         ├─ kernel ◄──Ring── agents ┤ polls, completions, time, │
 //!          disk ◄─────────┘   (faults)     ▲         │ stalls: in seeded order   │
 //!  publishers ──────────────── lanes ──────┘         └───────────────────────────┘
@@ -39,4 +39,6 @@ pub mod rng;
 pub mod scenario;
 pub mod scheduler;
 mod sending;
+pub mod session_client;
+pub mod session_oracle;
 pub mod world;

@@ -29,6 +29,7 @@ use crate::process::{
 use crate::storage::OpenLog;
 use crate::storage::appender::{self, Appender, AppenderCounters, AppenderOptions, AppenderParts};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
+use crate::storage::producers::ProducerTable;
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::sys::memory::Arena;
@@ -97,6 +98,9 @@ impl SimNode {
         Ledger::read(self.ledgers.iter().map(|cells| &**cells))
     }
 }
+
+/// Producers that the node's sessions remember: more than there are.
+const PRODUCERS: u32 = 16;
 
 /// Events of the service lanes.
 const SERVICE_LANE_EVENTS: usize = 4;
@@ -287,14 +291,20 @@ impl Builder<'_> {
 
     /// The sessions of the one reactor. What outcomes take the way over the retry memory is the same queue at both ends.
     fn sessions(&mut self, log: Option<&OpenLog<SimDisk>>) -> Sessions {
+        let mut producers = ProducerTable::new(PRODUCERS);
+        let known = log.into_iter().flat_map(|log| log.producers().iter());
+        known.for_each(|(producer, window)| producers.absorb(producer, window));
         let wiring = SessionWiring {
+            producers,
             returns: self.returns.clone(),
             store: log.map(|log| log.status().clone()),
             counters: self.sessions.clone(),
             ..SessionWiring::alone()
         };
+        let scenario = self.scenario;
         let level_max = if log.is_some() { AckLevel::Durable } else { AckLevel::Accepted };
-        let options = SessionOptions { seats: 8, window: 256, level_max, ..SessionOptions::default() };
+        let options =
+            SessionOptions { seats: scenario.seats, window: scenario.session_window, level_max, ..SessionOptions::default() };
         Sessions::new(options, wiring).expect("a few small mappings")
     }
 

@@ -13,6 +13,8 @@
 //! - **O8** When the senders rest, the engine comes to rest by itself: all that arrived is read, every event has its outcome, and the level
 //!   is HEALTHY again. No drain is needed for that.
 //! - **O9** Windows side by side hold each BATCH event whose handler is done, once, when the node is drained.
+//!
+//! O10 is in [`super::lives`], O12 in [`super::session_oracle`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -22,9 +24,10 @@ use super::disk::{Left, SimDisk};
 use super::frames::{self, FrameKey};
 use super::lives::is_sync_failed;
 use super::rng::Rng;
+use super::session_client::producer_of;
 use crate::agent::Holding;
 use crate::metrics::ledger::{DropReason, Ledger, LedgerTerms};
-use crate::pool::Source;
+use crate::pool::{ProducerStamp, Source};
 use crate::storage::node_reader::NodeReader;
 use crate::storage::reader::OwnedRecord;
 use crate::storage::recovery::recover;
@@ -41,6 +44,8 @@ pub struct Stored {
     pub id: u64,
     /// Where it came in.
     pub source: Source,
+    /// Whose event it is, if a session's.
+    pub producer: Option<ProducerStamp>,
     /// Where it was processed.
     pub tier: Tier,
     /// As sent.
@@ -53,8 +58,8 @@ pub struct Stored {
 
 impl From<OwnedRecord> for Stored {
     fn from(record: OwnedRecord) -> Self {
-        let OwnedRecord { sequence, id, priority, tier, source, topic, body, .. } = record;
-        Self { sequence, id, source, tier, priority, topic, body }
+        let OwnedRecord { sequence, id, priority, tier, source, producer, topic, body, .. } = record;
+        Self { sequence, id, source, producer, tier, priority, topic, body }
     }
 }
 
@@ -162,7 +167,9 @@ pub fn check_log(log: &[Stored], ledger: &Ledger, account: &Account, rules: LogR
         assert!(ids.insert(event.id), "O3: two events in the log are number {}", event.id);
         let key = check_content(event, account);
         *times.entry((key, event.tier)).or_insert(0u32) += 1;
-        let in_order = event.source != Source::Udp && (event.tier != Tier::Transactional || rules.transactional_in_order);
+        // A session's events may come again after a refusal.
+        let has_order = event.source != Source::Udp && event.producer.is_none();
+        let in_order = has_order && (event.tier != Tier::Transactional || rules.transactional_in_order);
         if in_order && let Some(before) = last.insert((key.client, event.tier), key.sequence) {
             assert!(before <= key.sequence, "O4: {key:?} is in the log after {before} of {}", event.tier.name());
         }
@@ -213,6 +220,9 @@ fn check_content(event: &Stored, account: &Account) -> FrameKey {
     let (sent, _) = account.sent.get(&key).unwrap_or_else(|| panic!("O3: nobody sent {key:?}: {event:?}"));
     let same = event.priority == sent.priority && event.topic == sent.topic && event.body == sent.body();
     assert!(same, "O3: {event:?} is not what was sent: {sent:?}");
+    let is_its_own =
+        |stamp: ProducerStamp| stamp.producer == producer_of(key.client) && stamp.sequence == u64::from(key.sequence);
+    assert!(event.producer.is_none_or(is_its_own), "O12: {event:?} has another's name");
     key
 }
 
@@ -238,6 +248,7 @@ mod tests {
                 sequence: u64::from(sequence),
                 id: u64::from(sequence),
                 source,
+                producer: None,
                 tier,
                 priority: sent.priority,
                 topic: sent.topic.clone(),

@@ -6,10 +6,12 @@ use super::faults::Faults;
 use super::lives::Death;
 use super::rng::Rng;
 use super::scheduler::Pace;
+use super::session_client::SessionLoad;
 use crate::bus::Overflow;
 use crate::control::Thresholds;
 use crate::storage::Durability;
 use crate::sys::clock::Nanos;
+use crate::wire::session::AckLevel;
 use crate::wire::{Priority, Tier};
 
 /// The longest frame of every scenario.
@@ -118,6 +120,12 @@ pub struct Scenario {
     pub publisher_slots: [u32; 3],
     /// How the node's lives end, but for the last.
     pub deaths: Vec<Death>,
+    /// Clients of sessions.
+    pub sessions: Vec<SessionLoad>,
+    /// Producers with a seat at a time.
+    pub seats: u16,
+    /// Sequences that each may have without an outcome.
+    pub session_window: u32,
 }
 
 impl Scenario {
@@ -129,7 +137,7 @@ impl Scenario {
         let udp = *rng.pick(&[UdpManner::Absent, UdpManner::One, UdpManner::Steered, UdpManner::Steered, UdpManner::Gro]);
         let roomy = rng.chance(300);
         let capacity = std::array::from_fn(|_| if roomy { 1024 } else { 1 << rng.between(2..=7) });
-        Self {
+        let scenario = Self {
             seed: rng.next_u64(),
             storage,
             flow_control: rng.chance(600),
@@ -168,6 +176,41 @@ impl Scenario {
             retention_bytes: if rng.chance(150) { 20 << 10 } else { 0 },
             min_free: rng.chance(300),
             deaths: if storage && rng.chance(600) { deaths(rng) } else { Vec::new() },
+            sessions: Vec::new(),
+            seats: 8,
+            session_window: 256,
+        };
+        scenario.with_sessions(rng)
+    }
+
+    fn with_sessions(mut self, rng: &mut Rng) -> Self {
+        if rng.chance(400) {
+            return self;
+        }
+        (self.seats, self.session_window) = (*rng.pick(&[1, 2, 8]), *rng.pick(&[64, 256]));
+        self.sessions = (0..rng.between(1..=3)).map(|_| self.session_load(rng)).collect();
+        if rng.chance(500) {
+            self.faults.send_window_bytes = *rng.pick(&[30, 300]);
+            self.faults.short_send = 300;
+        }
+        self
+    }
+
+    fn session_load(&self, rng: &mut Rng) -> SessionLoad {
+        let levels = match (self.storage, self.durability) {
+            (false, _) => 1,
+            (true, Durability::None) => 2,
+            (true, Durability::Group | Durability::Always) => 3,
+        };
+        SessionLoad {
+            level: *rng.pick(&AckLevel::ALL[..levels]),
+            frames: rng.between(1..=120) as u32,
+            mix: frame_mix(rng),
+            connections: rng.between(1..=8) as u32,
+            breaks: *rng.pick(&[0, 0, 20, 100]),
+            stalls: *rng.pick(&[0, 10, 50]),
+            wrongs: *rng.pick(&[0, 0, 150]),
+            trusts_held: rng.chance(500),
         }
     }
 }

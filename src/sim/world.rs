@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::clients::{Account, TcpClient, UdpClient};
 use super::damage;
+use super::disk::SimDisk;
 use super::lives::{Death, is_sync_failed, open_log};
 use super::node::{self, SimNode, seat};
 use super::oracle::{self, Arrivals, LogRules};
@@ -12,6 +13,8 @@ use super::ring::SimRing;
 use super::rng::Rng;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario};
 use super::scheduler::Scheduler;
+use super::session_client::{SessionClient, SessionLoad};
+use super::session_oracle::{self, Ground};
 use crate::control::Level;
 use crate::metrics::ledger::LedgerTerms;
 use crate::pool::Source;
@@ -19,6 +22,7 @@ use crate::storage::StoreState;
 use crate::storage::format::BATCH_HEADER_BYTES;
 use crate::storage::node_reader::{NodeReader, verify};
 use crate::sys::clock::{Clock, Nanos};
+use crate::wire::session::AckLevel;
 
 /// Steps in which a run must have come to its end; the usual is some ten thousand, but a level that holds a connection for a minute takes
 /// millions of polls.
@@ -76,6 +80,7 @@ pub(super) struct World<'a> {
     pub(super) tcp: Vec<TcpClient>,
     pub(super) udp: Vec<UdpClient>,
     pub(super) publishers: Vec<SimPublisher>,
+    pub(super) sessions: Vec<SessionClient>,
     /// What earlier lives came to.
     pub(super) past: Past,
     /// The deaths that are still to come, the next one last.
@@ -152,6 +157,8 @@ impl<'a> World<'a> {
         let producers = std::mem::take(&mut node.producers);
         let publisher = |(producer, (frames, mix))| SimPublisher::new(producer, frames, mix, &mut account, rng.fork());
         let publishers = producers.into_iter().zip(loads).map(publisher).collect();
+        let session = |load: &SessionLoad| SessionClient::new(load.clone(), node.listener, &mut account, rng.fork());
+        let sessions = scenario.sessions.iter().map(session).collect();
         let fills_left = if scenario.disk_fills { FILLS_MAX } else { 0 };
         Self {
             scenario,
@@ -163,6 +170,7 @@ impl<'a> World<'a> {
             tcp,
             udp,
             publishers,
+            sessions,
             past: Past::default(),
             deaths: scenario.deaths.iter().rev().collect(),
             life: Life::default(),
@@ -302,6 +310,9 @@ impl<'a> World<'a> {
             oracle::check_monotone(log.status(), &mut self.life.watermarks);
             if self.steps.is_multiple_of(WATERMARKS_EVERY) {
                 oracle::check_watermarks(log.status(), &self.ring.disk(), &mut self.rng);
+                if self.rng.chance(300) {
+                    self.check_sessions(self.sound_level(), &self.ring.disk());
+                }
             }
         }
         if self.scheduler.is_quiet() {
@@ -314,11 +325,14 @@ impl<'a> World<'a> {
             return;
         }
         let (tcp, udp) = (self.tcp.len(), self.udp.len());
-        let who = self.rng.index(tcp + udp + self.publishers.len());
+        let others = tcp + udp + self.publishers.len();
+        let who = self.rng.index(others + self.sessions.len());
         if who < tcp {
             self.tcp[who].act(&self.ring, &mut self.account);
         } else if who < tcp + udp {
             self.udp[who - tcp].act(&self.ring, &mut self.account);
+        } else if who >= others {
+            self.sessions[who - others].act(&self.ring, &mut self.account);
         } else if self.publishers[who - tcp - udp].act(&self.ring, &mut self.account) {
             // Into the lanes, past the ring: any processor may be concerned.
             self.scheduler.stir();
@@ -363,7 +377,8 @@ impl<'a> World<'a> {
     fn clients_next(&self) -> Option<Nanos> {
         let tcp = self.tcp.iter().filter_map(TcpClient::next_at);
         let udp = self.udp.iter().filter_map(UdpClient::next_at);
-        let next = tcp.chain(udp).chain(self.publishers.iter().filter_map(SimPublisher::next_at)).min();
+        let sessions = self.sessions.iter().filter_map(SessionClient::next_at);
+        let next = tcp.chain(udp).chain(sessions).chain(self.publishers.iter().filter_map(SimPublisher::next_at)).min();
         next.filter(|_| !self.clients_rest)
     }
 
@@ -383,9 +398,36 @@ impl<'a> World<'a> {
         self.scheduler.jump(next);
     }
 
+    // -- sessions --
+
+    /// The lowest level whose promise holds as long as the process lives, and if it is killed.
+    pub(super) fn sound_level(&self) -> AckLevel {
+        let has_failed_sync = self.node.log.as_ref().is_some_and(|log| is_sync_failed(log.status().state()));
+        if has_failed_sync { AckLevel::Durable } else { AckLevel::Written }
+    }
+
+    /// O12, of what this disk has.
+    pub(super) fn check_sessions(&self, holds: AckLevel, disk: &SimDisk) {
+        if self.sessions.is_empty() {
+            return;
+        }
+        let (stored, ground) = (oracle::read_log(disk), self.ground(holds, disk));
+        self.sessions.iter().for_each(|client| session_oracle::check_told(&stored, client, ground));
+    }
+
+    fn ground(&self, holds: AckLevel, disk: &SimDisk) -> Ground {
+        let faults = &self.scenario.faults;
+        Ground {
+            holds,
+            given_up: NodeReader::open(disk.clone(), 0).expect("a log").next_sequence(),
+            store_may_fail: faults.write_error + faults.sync_error > 0,
+        }
+    }
+
     // -- the reckoning --
 
     fn reckon(mut self) -> Outcome {
+        self.sessions.iter_mut().for_each(|client| client.hear_the_rest(&self.ring));
         let ledger = self.node.ledger();
         oracle::check_balance(&ledger, self.scheduler.holding());
         let total = ledger.total();
@@ -398,6 +440,7 @@ impl<'a> World<'a> {
         assert_eq!(self.node.windowed.get(), counters["events_processed batch"], "O9: BATCH events in windows, and processed");
         let log_checksum = self.check_log();
         self.publishers.iter().for_each(|publisher| self.past.add_counters(publisher.counters().clone()));
+        self.sessions.iter().for_each(|client| self.past.add_counters(client.counters()));
         self.past.add_counters(counters);
         self.past.terms.add(&total);
         Outcome { terms: self.past.terms, counters: self.past.counters, steps: self.steps, log_checksum }
@@ -422,6 +465,7 @@ impl<'a> World<'a> {
                 most.add(Source::Udp, &datagram.bytes, FRAME_BYTES_MAX as usize);
             }
         }
+        self.sessions.iter().for_each(|client| most.add_all(&client.arrivals(&self.ring)));
         for published in self.publishers.iter().map(SimPublisher::arrivals) {
             least.add_all(published);
             most.add_all(published);
@@ -475,6 +519,11 @@ impl<'a> World<'a> {
             damage::check_damage(&disk, &stored, mark_at, &mut self.rng);
         }
         oracle::check_log(&stored, &ledger, &self.account, rules);
+        self.check_sessions(self.sound_level(), &disk);
+        if !store_failed {
+            let ground = self.ground(AckLevel::Accepted, &disk);
+            self.sessions.iter().for_each(|client| session_oracle::check_told_all(&stored, client, ground));
+        }
         disk.content().values().fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes))
     }
 }

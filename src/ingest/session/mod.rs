@@ -38,6 +38,7 @@ pub use token::SessionToken;
 
 use crate::metrics::latency::{LatencyRecorder, LatencyShared};
 use crate::metrics::ledger::DropReason;
+use crate::planted::{Bug, is_planted};
 use crate::pool::{Ended, Outcome, Returns};
 use crate::storage::producers::ProducerTable;
 use crate::storage::status::StoreStatus;
@@ -307,6 +308,7 @@ impl Sessions {
     fn watermark(&self, level: AckLevel) -> u64 {
         match (&self.wiring.store, level) {
             (None, _) => u64::MAX,
+            _ if is_planted(Bug::EarlyAck) => u64::MAX,
             (Some(store), AckLevel::Accepted | AckLevel::Written) => store.written_sequence(),
             (Some(store), AckLevel::Durable) => store.durable_sequence(),
         }
