@@ -1,6 +1,6 @@
 //! Sessions from outside: over a real socket, with a real log.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -81,7 +81,10 @@ impl Client {
                 return taken;
             }
             let mut more = [0; 4096];
-            let count = self.stream.read(&mut more).expect("an answer in time");
+            let count = match self.stream.read(&mut more) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.expect("an answer in time"),
+            };
             assert!(count > 0, "the end of the stream instead of an answer");
             self.received.extend(&more[..count]);
         }

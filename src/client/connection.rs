@@ -63,7 +63,7 @@ impl Connection {
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection was closed before any answer").into());
                 }
                 Ok(count) => received.extend_from_slice(&bytes[..count]),
-                Err(error) if is_pause(&error) => continue,
+                Err(error) if is_pause(&error) || error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             }
             if let Some(welcome_bytes) = judge(&received, options)? {
