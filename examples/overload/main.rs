@@ -214,6 +214,9 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         kernel_drops_seen: 0,
     };
     let probe = Probe::start(tcp, arguments.probes, load_cpu)?;
+    // The observer takes half a millisecond for a look, which the engine's core would miss. Not before the engine has its threads: they
+    // would inherit it. Best effort.
+    let _ = load_cpu.map(pin_current_thread);
     let mut observer = Observer::new(arrivals);
     let mut latencies: Vec<PhaseLatency> = Vec::new();
     for phase in &PHASES {
