@@ -385,11 +385,21 @@ impl Builder<'_> {
             counters: self.process.clone(),
             duplicates,
             gate: self.gate.clone(),
-            budget: match runner == self.runner_of(Role::Realtime) {
-                true => PollBudget::narrow(),
-                false => PollBudget::by_level(self.gate.clone()),
+            budget: match (runner == self.runner_of(Role::Realtime), self.runs_handlers(tier)) {
+                (true, true) => PollBudget::Narrow,
+                (true, false) => PollBudget::Wide,
+                (false, _) => PollBudget::ByLevel(self.gate.clone()),
             },
             runner: Some(self.wakers[runner].clone()),
+        }
+    }
+
+    /// Whether events of this tier may be handled on the processor's thread. (Windows are, once each.)
+    fn runs_handlers(&self, tier: Tier) -> bool {
+        match tier {
+            Tier::Realtime => true,
+            Tier::Transactional => self.parts.handlers.transactional.is_some(),
+            Tier::Batch => false,
         }
     }
 

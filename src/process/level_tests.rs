@@ -20,7 +20,7 @@ fn bench(options: TransactionalOptions, handlers: Vec<Box<dyn TransactionalHandl
     let memory = pool.retry_memory.take().expect("a fresh pool");
     let (bench, mut wiring) = Bench::new(pool, 0);
     let gate = wiring.gate.clone();
-    wiring.budget = PollBudget::by_level(gate.clone());
+    wiring.budget = PollBudget::ByLevel(gate.clone());
     let mut handlers = handlers.into_iter();
     let mut agent = Transactional::new(options, handlers.next(), memory, wiring).expect("a thread");
     handlers.for_each(|spare| agent.add_spare(spare).expect("a thread"));
@@ -41,6 +41,20 @@ fn a_processor_with_a_runner_of_its_own_takes_more_in_a_poll_from_elevated_on() 
     assert_eq!(bench.poll(&mut agent).done, POLL_EVENTS_WIDE as u32);
     gate.set_level(Level::Healthy);
     assert_eq!(bench.poll(&mut agent).done, POLL_EVENTS_MAX as u32);
+    bench.drain(&mut agent);
+    assert_eq!((bench.pool.terms().handled, bench.pool.events_out()), (1_000, 0));
+}
+
+#[test]
+fn a_processor_without_handlers_takes_more_in_a_poll_at_any_level() {
+    let mut pool = TestPool::new();
+    let memory = pool.retry_memory.take().expect("a fresh pool");
+    let (mut bench, mut wiring) = Bench::new(pool, 0);
+    wiring.budget = PollBudget::Wide;
+    let options = TransactionalOptions { dedup_by: None, ..TransactionalOptions::default() };
+    let mut agent = Transactional::new(options, None, memory, wiring).expect("a thread");
+    send(&mut bench, 1_000);
+    assert_eq!(bench.poll(&mut agent).done, POLL_EVENTS_WIDE as u32);
     bench.drain(&mut agent);
     assert_eq!((bench.pool.terms().handled, bench.pool.events_out()), (1_000, 0));
 }

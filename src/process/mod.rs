@@ -83,41 +83,39 @@ pub use watch::ProcessWatch;
 pub use window::{ClosedWindow, GroupBy, ValueFigures, ValueSummary, WindowDefinition};
 pub use window_log::{WindowLog, WindowLogOptions, WindowWriter};
 
-/// The most events a processor takes in one poll, so that the runner gets back to REALTIME (and the next
-/// agent) within some ten microseconds.
+/// The most events that a processor with handlers on REALTIME's runner takes in one poll, so that the runner gets back to REALTIME (and the
+/// next agent) within some ten microseconds, and REALTIME itself.
 pub const POLL_EVENTS_MAX: usize = 64;
 
-/// The most events that a processor takes in one poll when it does not hold REALTIME up and the level is ELEVATED or above: four times
-/// as many per clock read, publish and splice.
+/// The most events that other processors take in one poll. Without a handler that is as short a time. And it is more than a pressed reactor takes
+/// in a turn of its own: queues run empty, and the slots that the next turn fills are still in the cache.
 pub const POLL_EVENTS_WIDE: usize = 256;
 
 /// How many events a processor may take in one poll.
-#[derive(Clone, Debug, Default)]
-pub struct PollBudget {
-    gate: Option<Arc<NodeGate>>,
+#[derive(Clone, Debug)]
+pub enum PollBudget {
+    /// [`POLL_EVENTS_MAX`]: handlers hold up REALTIME, whose runner it shares.
+    Narrow,
+    /// [`POLL_EVENTS_WIDE`]: there is no handler that could.
+    Wide,
+    /// [`POLL_EVENTS_WIDE`] while the node's level says so: it has a runner of its own.
+    ByLevel(Arc<NodeGate>),
 }
 
 impl PollBudget {
-    /// [`POLL_EVENTS_MAX`] always: the processor shares its runner with REALTIME.
-    pub fn narrow() -> Self {
-        Self::default()
-    }
-
-    /// [`POLL_EVENTS_WIDE`] while the node's level says so.
-    pub fn by_level(gate: Arc<NodeGate>) -> Self {
-        Self { gate: Some(gate) }
-    }
-
     /// Now.
     #[inline]
     pub(crate) fn events(&self) -> usize {
-        let is_wide = self.gate.as_ref().is_some_and(|gate| gate.read().actions().wide_budgets);
-        if is_wide { POLL_EVENTS_WIDE } else { POLL_EVENTS_MAX }
+        match self {
+            PollBudget::Narrow => POLL_EVENTS_MAX,
+            PollBudget::ByLevel(gate) if !gate.read().actions().wide_budgets => POLL_EVENTS_MAX,
+            PollBudget::Wide | PollBudget::ByLevel(_) => POLL_EVENTS_WIDE,
+        }
     }
 
     /// The most it will ever be, for scratch memory.
     pub(crate) fn events_max(&self) -> usize {
-        if self.gate.is_some() { POLL_EVENTS_WIDE } else { POLL_EVENTS_MAX }
+        if matches!(self, PollBudget::Narrow) { POLL_EVENTS_MAX } else { POLL_EVENTS_WIDE }
     }
 }
 

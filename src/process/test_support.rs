@@ -149,7 +149,7 @@ impl Bench {
             dead_letters: letters.0.sender(0),
             counters: counters.clone(),
             gate: Arc::default(),
-            budget: PollBudget::narrow(),
+            budget: PollBudget::Narrow,
             duplicates: duplicates_by_class(&Arc::default()),
             runner: None,
         };

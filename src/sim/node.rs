@@ -344,9 +344,10 @@ impl Builder<'_> {
             counters: self.process.clone(),
             duplicates: duplicates_by_class(&Arc::default()),
             gate: self.gate.clone(),
-            budget: match self.scenario.wide_budgets {
-                true => PollBudget::by_level(self.gate.clone()),
-                false => PollBudget::narrow(),
+            budget: match (self.scenario.wide_budgets, tier) {
+                (true, _) => PollBudget::ByLevel(self.gate.clone()),
+                (false, Tier::Batch) => PollBudget::Wide,
+                (false, _) => PollBudget::Narrow,
             },
             runner: None,
         }

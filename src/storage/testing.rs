@@ -224,7 +224,7 @@ pub(super) fn identity() -> LogIdentity {
 
 /// Small buffers, no allocation ahead, everything else as usual.
 pub(super) fn small() -> AppenderOptions {
-    AppenderOptions { staging_bytes: 16 << 10, allocate_bytes: 0, ..AppenderOptions::default() }
+    AppenderOptions { staging_bytes: 16 << 10, flush_events: 100, allocate_bytes: 0, ..AppenderOptions::default() }
 }
 
 pub(super) fn small_pool(slots: u32) -> (Arc<SharedPool>, PoolOwner) {

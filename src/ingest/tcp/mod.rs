@@ -45,6 +45,10 @@ use crate::wire::{FrameLimits, FrameRefusal, Tier};
 /// wait in, one for what was under way.
 pub(super) const PARKED_SEGMENTS_MAX: u32 = 2;
 
+/// Events of a bulk tier that may wait while more than one chunk is on offer: what its processor takes in a poll or two. What stands in a queue is in
+/// slots that leave the cache meanwhile; flow control at the high-water mark is for tiers that their processor can't keep up with.
+const STANDING_EVENTS_MAX: usize = 256;
+
 /// How far a connection's bytes could be taken.
 pub(super) enum Fed {
     /// All of them.
@@ -135,11 +139,11 @@ impl Tcp {
     // -- chunks --
 
     /// Decides how many chunks are on offer and offers them. Calm: all. REALTIME events wait to be processed: half, so that what
-    /// comes next is not behind a full budget of others. A bulk tier is beyond half of its high-water mark, or parking memory is
-    /// short: one, which keeps REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
+    /// comes next is not behind a full budget of others. More than a poll's worth of a bulk tier waits ([`STANDING_EVENTS_MAX`]), or parking
+    /// memory is short: one, which keeps REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
     pub(super) fn offer_chunks<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         let full = self.chunks_offered_max;
-        let is_bulk_pressed = !intake.has_room(Tier::Transactional) || !intake.has_room(Tier::Batch);
+        let is_bulk_pressed = [Tier::Transactional, Tier::Batch].into_iter().any(|tier| intake.depth(tier) > STANDING_EVENTS_MAX);
         self.chunk_target = if is_bulk_pressed || self.is_memory_short(intake) {
             full.min(1)
         } else if intake.depth(Tier::Realtime) > 0 {

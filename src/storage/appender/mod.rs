@@ -79,7 +79,7 @@ pub enum Durability {
 pub struct AppenderOptions {
     /// Bytes of each of the two staging buffers: a multiple of 4096, at least [`AppenderOptions::staging_bytes_min`].
     pub staging_bytes: usize,
-    /// A write starts when this many events are staged: a trigger, not a cap.
+    /// A write starts when this many events are staged, whatever the interval: a trigger, not a cap.
     pub flush_events: u32,
     /// A write starts at the latest this long after the first event of a batch was staged.
     pub flush_interval: Nanos,
@@ -102,7 +102,9 @@ impl Default for AppenderOptions {
         Self {
             // 2 MiB: where one write in flight reaches the disk's speed (2.0 / 2.9 / 3.9 GB/s at 0.5 / 1 / 2 MiB).
             staging_bytes: 2 << 20,
-            flush_events: 100,
+            // Flat out a write each half millisecond. With 100 one started whenever the one before had ended: four times as many, each with a wake-up of
+            // a kernel worker and a notification of the disk, 13 ns an event.
+            flush_events: 4096,
             flush_interval: Nanos::from_micros(500),
             durability: Durability::Group,
             sync_method: SyncMethod::Dsync,
