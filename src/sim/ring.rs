@@ -178,7 +178,8 @@ impl SimRing {
 
     /// Bytes and datagrams that the engine could read and has not.
     pub fn unread(&self) -> usize {
-        self.kernel.borrow().net.unread()
+        let kernel = self.kernel.borrow();
+        kernel.net.unread(kernel.faults.send_window_bytes)
     }
 
     /// Ends the ring: lent buffers are their owner's again.
