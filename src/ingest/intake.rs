@@ -112,10 +112,14 @@ impl Intake {
     pub(super) fn take_frames<N: Numbering>(&mut self, bytes: &[u8], origin: &Origin, numbering: &mut N) -> Taken {
         let mut consumed = 0;
         let stop = loop {
-            let frame = match wire::parse(&bytes[consumed..], &self.limits) {
-                Ok(Parsed::Frame(frame)) => frame,
-                Ok(Parsed::Incomplete { .. }) => break Stop::Incomplete,
-                Err(refusal) => break Stop::Refused(refusal),
+            let rest = &bytes[consumed..];
+            let frame = match wire::whole_frame(rest, &self.limits) {
+                Some(frame) => frame,
+                None => match wire::parse(rest, &self.limits) {
+                    Ok(Parsed::Frame(frame)) => frame,
+                    Ok(Parsed::Incomplete { .. }) => break Stop::Incomplete,
+                    Err(refusal) => break Stop::Refused(refusal),
+                },
             };
             let tier = self.tier_of(&frame);
             let next = numbering.next();

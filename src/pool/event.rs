@@ -161,6 +161,48 @@ impl EventHeader {
         self
     }
 
+    /// Writes it field by field. As a whole it would be loaded in words wider than those that it was just stored in, and such loads wait until
+    /// the stores have left the core's store buffer.
+    ///
+    /// # Safety
+    /// `at` is valid for writes of a header, and aligned.
+    #[inline(always)]
+    pub(super) unsafe fn write_to(self, at: *mut EventHeader) {
+        let EventHeader {
+            id,
+            received_at,
+            received_wall,
+            connection,
+            body_len,
+            topic_len,
+            priority,
+            tier,
+            source,
+            attempts,
+            flags,
+            reserved,
+            producer_sequence,
+            key,
+        } = self;
+        // SAFETY: the caller's promise; no reference to what may be uninitialised is made.
+        unsafe {
+            (&raw mut (*at).id).write(id);
+            (&raw mut (*at).received_at).write(received_at);
+            (&raw mut (*at).received_wall).write(received_wall);
+            (&raw mut (*at).connection).write(connection);
+            (&raw mut (*at).body_len).write(body_len);
+            (&raw mut (*at).topic_len).write(topic_len);
+            (&raw mut (*at).priority).write(priority);
+            (&raw mut (*at).tier).write(tier);
+            (&raw mut (*at).source).write(source);
+            (&raw mut (*at).attempts).write(attempts);
+            (&raw mut (*at).flags).write(flags);
+            (&raw mut (*at).reserved).write(reserved);
+            (&raw mut (*at).producer_sequence).write(producer_sequence);
+            (&raw mut (*at).key).write(key);
+        }
+    }
+
     /// Whose session it came in, and its number there; `None` for an event of no session.
     pub const fn producer(&self) -> Option<ProducerStamp> {
         match self.key {

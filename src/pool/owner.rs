@@ -316,34 +316,48 @@ impl PoolOwner {
     /// If the lengths in the header exceed the slot.
     #[inline]
     pub fn seal(&mut self, slot: Slot, header: EventHeader) -> Event {
-        let ticket = slot.into_ticket();
-        let (start, stride) = self.shared.locate(ticket);
-        assert!(EVENT_HEADER_BYTES + header.topic_len as usize + header.body_len as usize <= stride, "event beyond its slot");
-        if header.flags.has(EventFlags::SESSION) {
-            let place = self.shelf.place(ticket.slot());
-            self.shelf.marks[place].0 |= Mark::SESSION;
-        }
-        // SAFETY: P1, we held the only ticket; the slot is at least a header long and 64-byte aligned.
-        unsafe { start.cast::<EventHeader>().write(header) };
-        Event(ticket)
+        self.seal_with(slot, header, &[], &[])
     }
 
     /// Copies a frame's topic and body into a fresh slot of its tier. `None`: no slot for this tier and size.
-    #[inline]
+    #[inline(always)] // As `seal_with`.
     pub fn store(&mut self, header: EventHeader, payload: &[u8]) -> Option<Event> {
         self.store_split(header, payload, &[])
     }
 
     /// As [`PoolOwner::store`], of a payload in two parts.
-    #[inline]
+    ///
+    /// # Panics
+    /// If they are not as long as the header says.
+    #[inline(always)] // As `seal_with`.
     pub fn store_split(&mut self, header: EventHeader, front: &[u8], back: &[u8]) -> Option<Event> {
         let payload_bytes = front.len() + back.len();
+        assert!(payload_bytes == header.topic_len as usize + header.body_len as usize, "the payload of another header");
         let class = self.class_for(payload_bytes)?;
-        let mut slot = self.acquire(class, SlotUse::of_tier(header.tier))?;
-        let (to_front, to_back) = self.bytes_mut(&mut slot)[EVENT_HEADER_BYTES..][..payload_bytes].split_at_mut(front.len());
-        to_front.copy_from_slice(front);
-        to_back.copy_from_slice(back);
-        Some(self.seal(slot, header))
+        let slot = self.acquire(class, SlotUse::of_tier(header.tier))?;
+        Some(self.seal_with(slot, header, front, back))
+    }
+
+    /// Writes a header, and what of the payload is not in place yet, and makes the slot an event: one look for all of it.
+    #[inline(always)] // In the loop over frames it is most of the work.
+    fn seal_with(&mut self, slot: Slot, header: EventHeader, front: &[u8], back: &[u8]) -> Event {
+        let ticket = slot.into_ticket();
+        let (start, stride) = self.shared.locate(ticket);
+        let payload_bytes = (header.topic_len as usize + header.body_len as usize).max(front.len() + back.len());
+        assert!(EVENT_HEADER_BYTES + payload_bytes <= stride, "event beyond its slot");
+        if header.flags.has(EventFlags::SESSION) {
+            let place = self.shelf.place(ticket.slot());
+            self.shelf.marks[place].0 |= Mark::SESSION;
+        }
+        // SAFETY: P1, we held the only ticket: nobody else sees these bytes. The slot is at least a header long and 64-byte aligned; the
+        // assertion keeps both parts inside it, and they are not in it, as whoever lends them holds a ticket of its own.
+        unsafe {
+            header.write_to(start.cast());
+            let payload = start.add(EVENT_HEADER_BYTES);
+            std::ptr::copy_nonoverlapping(front.as_ptr(), payload, front.len());
+            std::ptr::copy_nonoverlapping(back.as_ptr(), payload.add(front.len()), back.len());
+        }
+        Event(ticket)
     }
 
     /// Prepares a group for up to `buffers` lent at a time. At start, as it allocates.

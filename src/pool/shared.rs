@@ -160,21 +160,29 @@ impl SharedPool {
         unsafe { start.cast::<EventHeader>().read() }
     }
 
+    /// The event's header, and topic and body as they follow each other in the slot: one look for both.
+    #[inline]
+    pub fn parts<'a>(&'a self, event: &'a Event) -> (&'a EventHeader, &'a [u8]) {
+        let (start, stride) = self.locate(event.0);
+        // SAFETY: as in `header`.
+        let header = unsafe { &*start.cast::<EventHeader>() };
+        let len = header.topic_len as usize + header.body_len as usize;
+        assert!(EVENT_HEADER_BYTES + len <= stride, "P2: lengths beyond the slot");
+        // SAFETY: P1 as in `header`; the assertion keeps the slice inside the slot.
+        (header, unsafe { std::slice::from_raw_parts(start.add(EVENT_HEADER_BYTES), len) })
+    }
+
     /// Topic and body, as they follow each other in the slot.
     #[inline]
     pub fn payload<'a>(&'a self, event: &'a Event) -> &'a [u8] {
-        let header = self.header(event);
-        let len = header.topic_len as usize + header.body_len as usize;
-        let (start, stride) = self.locate(event.0);
-        assert!(EVENT_HEADER_BYTES + len <= stride, "P2: lengths beyond the slot");
-        // SAFETY: P1 as in `header`; the assertion keeps the slice inside the slot.
-        unsafe { std::slice::from_raw_parts(start.add(EVENT_HEADER_BYTES), len) }
+        self.parts(event).1
     }
 
     /// The topic's bytes.
     #[inline]
     pub fn topic<'a>(&'a self, event: &'a Event) -> &'a [u8] {
-        &self.payload(event)[..self.header(event).topic_len as usize]
+        let (header, payload) = self.parts(event);
+        &payload[..header.topic_len as usize]
     }
 
     /// The event as handlers see it.
@@ -183,8 +191,8 @@ impl SharedPool {
     /// If the topic is not UTF-8, which the codec has refused before.
     #[inline]
     pub fn view<'a>(&'a self, event: &'a Event) -> EventView<'a> {
-        let header = self.header(event);
-        let (topic, body) = self.payload(event).split_at(header.topic_len as usize);
+        let (header, payload) = self.parts(event);
+        let (topic, body) = payload.split_at(header.topic_len as usize);
         EventView { header, topic: std::str::from_utf8(topic).expect("the codec admits only UTF-8 topics"), body }
     }
 

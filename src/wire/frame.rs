@@ -124,6 +124,26 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &FrameLimits) -> Result<Parsed<'a>, Fr
     }
 }
 
+/// The first frame of these bytes if it is whole and its topic plain, as nearly all are. `None` says nothing: [`parse`] judges.
+///
+/// The header is one load, and nothing of it goes through memory: in `parse`, loads that waited for narrower stores took 12 of the 115 ns that an
+/// event cost from socket to log.
+#[cfg(feature = "engine")]
+#[inline(always)]
+pub(crate) fn whole_frame<'a>(bytes: &'a [u8], limits: &FrameLimits) -> Option<Frame<'a>> {
+    // The shortest frame has a header and a topic of one byte.
+    let head = u64::from_be_bytes(*bytes.first_chunk::<{ HEADER_BYTES + 1 }>()?);
+    let (length, priority, topic_bytes) = ((head >> 32) as usize, (head >> 24) as u8, usize::from((head >> 8) as u16));
+    let frame_bytes = length + LENGTH_BYTES;
+    let payload = bytes.get(HEADER_BYTES..frame_bytes)?;
+    let priority = Priority::from_byte(priority)?;
+    let (topic, body) = payload.split_at_checked(topic_bytes)?;
+    let is_plain =
+        frame_bytes <= limits.max_frame_bytes as usize && topic_bytes <= TOPIC_BYTES_MAX && length <= LENGTH_MAX as usize;
+    let topic = super::topic::plain_topic(topic).filter(|_| is_plain)?;
+    Some(Frame { priority, topic, body, payload, frame_bytes })
+}
+
 /// The header at the start of these bytes; `None` while fewer than [`HEADER_BYTES`] are there and none of them is wrong.
 ///
 /// # Errors
@@ -286,6 +306,32 @@ mod tests {
         let topic = check_topic(b"t").unwrap();
         let frame = Frame { priority: Priority::Critical, topic, body: b"", payload: b"t", frame_bytes: 8 };
         assert_eq!(parse(bytes, &LIMITS), Ok(Parsed::Frame(frame)));
+    }
+
+    #[cfg(feature = "engine")]
+    #[test]
+    fn the_quick_way_finds_nothing_else() {
+        let mut whole = Vec::new();
+        encode_into(&mut whole, Priority::Medium, "sensors/temp", b"body").unwrap();
+        let cut = |bytes: usize| whole[..bytes].to_vec();
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            bytes
+        };
+        let mut cases: Vec<Vec<u8>> = (0..=whole.len()).map(cut).collect();
+        cases.extend(
+            (0..whole.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))).map(|(at, byte)| changed(at, byte)),
+        );
+        cases.push([whole.as_slice(), b"more"].concat());
+        for bytes in cases {
+            if let Some(frame) = whole_frame(&bytes, &LIMITS) {
+                assert_eq!(parse(&bytes, &LIMITS), Ok(Parsed::Frame(frame)), "{bytes:02x?}");
+            } else {
+                let is_plain = matches!(parse(&bytes, &LIMITS), Ok(Parsed::Frame(frame)) if frame.topic.as_bytes().is_ascii());
+                assert!(!is_plain, "{bytes:02x?}");
+            }
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ mod topic;
 
 pub use datagram::{Datagram, datagram};
 pub use encode::{encode_header, encode_into, encoded_len};
+#[cfg(feature = "engine")]
+pub(crate) use frame::whole_frame;
 pub use frame::{Frame, FrameHeader, FrameLimits, Parsed, parse, parse_header};
 pub use priority::{Priority, Tier};
 pub use producer::ProducerId;

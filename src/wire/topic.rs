@@ -82,6 +82,13 @@ pub fn check_topic(bytes: &[u8]) -> Result<Topic<'_>, FrameRefusal> {
     Ok(Topic(bytes))
 }
 
+/// The topic in these bytes, if it is plain ASCII, which is all that [`check_topic`] would ask of it. The length is the caller's to judge.
+#[cfg(feature = "engine")]
+#[inline(always)]
+pub(super) fn plain_topic(bytes: &[u8]) -> Option<Topic<'_>> {
+    (!bytes.is_empty() && is_plain(bytes)).then_some(Topic(bytes))
+}
+
 /// The slow path: a topic with characters beyond ASCII, or with one that is refused.
 #[cold]
 fn judge_characters(bytes: &[u8]) -> Result<(), FrameRefusal> {

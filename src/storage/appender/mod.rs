@@ -333,7 +333,7 @@ impl Appender {
             if let Some(ahead) = self.hands.len().checked_sub(1 + PREFETCH_AHEAD) {
                 self.pool.prefetch(&self.hands[ahead]);
             }
-            let header = self.pool.header(event);
+            let (header, payload) = self.pool.parts(event);
             let record = RecordHeader {
                 id: header.id,
                 received_at: header.received_wall,
@@ -345,15 +345,15 @@ impl Appender {
             };
             let id_place = record.producer.and_then(|stamp| self.producers.place(stamp.producer));
             let record_at = self.open.payload_bytes();
-            if !self.open.push(&record, id_place, self.pool.payload(event)) {
+            if !self.open.push(&record, id_place, payload) {
                 break;
             }
+            let mut event = self.hands.pop().expect("just looked at");
             if let Some(stamp) = record.producer {
                 self.producers.staged(stamp, record_at, id_place.is_none());
+                let log_sequence = self.next_sequence + u64::from(self.open.records) - 1;
+                self.pool.end(&mut event, Outcome::Stored { log_sequence });
             }
-            let mut event = self.hands.pop().expect("just looked at");
-            let log_sequence = self.next_sequence + u64::from(self.open.records) - 1;
-            self.pool.end(&mut event, Outcome::Stored { log_sequence });
             self.releaser.release(event);
         }
         let staged = before - self.hands.len();
