@@ -13,7 +13,8 @@
 //! - **V2** Recovering twice gives the same bytes: a clean tail is left alone, a cut one is clean afterwards.
 //! - **V3** Names change in one order: the next file's name is durable; the active one, sealed and synced, gets its sealed name, durable; the
 //!   next one, its header durable, becomes active, durable. So at any moment there is an active file or one that can become it, and each step
-//!   that a crash left undone is done here.
+//!   that a crash left undone is done here. The name of a next file may be the work of an opening that was killed before it was durable: it is
+//!   made durable before the active one is sealed.
 //! - **V4** Time and memory are bounded: of sealed segments only the ends are read, of the active and the next one every byte.
 //! - **V5** Nobody else writes: the folder is locked, and what a killed engine had in flight has ended (its ring outlives it for some
 //!   11 ms, and its last write would fall into what was read and cut here) before the first byte is read.
@@ -226,6 +227,7 @@ impl<D: LogFolder> Recovery<'_, D> {
             && so_far.is_followed_by(&header)
         {
             // Whatever lies behind the last batch is a footer in the making, or what was allocated.
+            self.folder.sync().map_err(SegmentFault::io(self.next_name(), "sync the name of"))?; // V3
             self.seal(walk.file(), *walk.segment(), so_far)?;
             return Ok(None);
         }

@@ -4,6 +4,7 @@ use crate::sim::disk::{Left, SimDisk};
 use crate::storage::appender::{AppenderOptions, Durability};
 use crate::storage::cursor::{Cursor, write_cursor};
 use crate::storage::format::{FOOTER_BYTES, SegmentHeader};
+use crate::storage::log_file::LogFile;
 use crate::storage::node_reader::{NodeReader, verify};
 use crate::storage::reader::ReadError;
 use crate::storage::recovery::recover;
@@ -163,6 +164,40 @@ fn check_recovery(crashed: &SimDisk, promised: u64, what: &str) {
             recovered(&interrupted.after_crash(left), promised, &format!("{what}, and after {changes} of recovery, {left:?}"));
         }
         if ended {
+            break;
+        }
+    }
+}
+
+#[test]
+fn an_opening_that_is_killed_and_one_that_loses_power_leave_what_was_promised() {
+    let torn = || {
+        let disk = a_long_log();
+        let report = recover(&disk, &identity()).unwrap();
+        LogFolder::sync(&disk).unwrap(); // The next file that was prepared is gone for good.
+        disk.open("events.bin").unwrap().write_at(&[0xee; 100], report.valid_bytes).unwrap();
+        (disk, report)
+    };
+    let (disk, before) = torn();
+    assert_eq!(recover(&disk, &identity()).unwrap().segments, before.segments + 1, "the torn one is sealed");
+    for killed_after in 0.. {
+        let mut has_opened = false;
+        for cut_after in 0.. {
+            let (disk, before) = torn();
+            disk.stop_after(killed_after);
+            has_opened = recover(&disk, &identity()).is_ok();
+            disk.mend();
+            disk.stop_after(cut_after);
+            let is_over = recover(&disk, &identity()).is_ok();
+            for left in Left::WAYS {
+                let what = format!("killed after {killed_after} changes, cut after {cut_after}, {left:?}");
+                recovered(&disk.after_crash(left), before.next_sequence, &what);
+            }
+            if is_over {
+                break;
+            }
+        }
+        if has_opened {
             break;
         }
     }
