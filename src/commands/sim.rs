@@ -34,7 +34,7 @@ fn cores() -> usize {
 }
 
 impl SimCommand {
-    /// Runs them, and says how many hold and how fast it was.
+    /// Runs them, and says what went wrong in them, how many hold and how fast it was.
     ///
     /// # Errors
     /// The first seed that fails, with the command that shows it again.
@@ -47,14 +47,17 @@ impl SimCommand {
             let _ = writeln!(io::stderr(), "sim: {done} of {seeds} seeds, {:.0} a minute", per_minute(done));
         };
         let campaign = Campaign { from, seeds, threads: self.threads, bug: self.bug };
-        campaign.run(progress).map_err(|failure| {
+        let tally = campaign.run(progress).map_err(|failure| {
             // An oracle may have much to say: all of it here, its first line in the error.
             let _ = writeln!(io::stderr(), "{}", failure.oracle);
             let error = format!("seed {} fails: {}", failure.seed, failure.oracle.lines().next().unwrap_or_default());
             let cause = format!("an oracle of the simulator is violated, at {}", failure.place);
             CommandError::new(ExitStatus::Runtime, error, cause, failure.replay())
         })?;
-        print(out, &format!("{seeds} seeds from {from} on: every oracle holds; {:.0} seeds a minute\n", per_minute(seeds)))?;
+        print(
+            out,
+            &format!("{tally}{seeds} seeds from {from} on: every oracle holds; {:.0} seeds a minute\n", per_minute(seeds)),
+        )?;
         Ok(ExitStatus::Ok)
     }
 }

@@ -4,6 +4,7 @@ use super::counters::CloseReason;
 use super::test_support::*;
 use crate::control::Level;
 use crate::metrics::ledger::DropReason;
+use crate::pool::SlotClass;
 use crate::storage::dead_letter::line::SampleKind;
 use crate::sys::clock::Nanos;
 use crate::wire::{Priority, Tier};
@@ -75,6 +76,29 @@ fn a_reactor_that_only_waits_for_the_end_of_a_pause_looks_rarely() {
     assert_eq!(rig.poll().next_deadline, Some(now + Nanos::from_millis(5)));
     rig.gate.set_level(Level::Healthy);
     rig.settle();
+    rig.drain();
+}
+
+#[test]
+fn it_looks_as_rarely_where_those_who_are_held_have_all_memory_and_chunks() {
+    let mut options = RigOptions::default();
+    options.reactor.tcp_chunks_offered = 2;
+    (options.slots[SlotClass::Chunk.index()], options.slots[SlotClass::Parking.index()]) = (2, 1);
+    let mut rig = Rig::new(options);
+    rig.gate.set_level(Level::Degraded);
+    rig.poll();
+    let clients = [(); 4].map(|()| rig.connect());
+    for (number, client) in clients.into_iter().enumerate() {
+        rig.send(client, &frame(Priority::Medium, &[number as u8]));
+        rig.settle();
+        let now = rig.ring.now;
+        assert_eq!(rig.poll().next_deadline, Some(now + Nanos::from_millis(5)), "with {} held", number + 1);
+    }
+    assert_eq!((rig.counters.pinned_chunks.get(), rig.counters.starved.get()), (2, 1));
+    rig.gate.set_level(Level::Healthy);
+    rig.settle();
+    assert_eq!(rig.bodies(Tier::Transactional), [[0], [1], [2]]);
+    assert!(rig.ring.armed_on(clients[3]).is_some(), "who found no chunk is read again");
     rig.drain();
 }
 

@@ -281,7 +281,8 @@ impl Udp {
                 self.counters.starved.add(1);
                 self.note_traffic(ctx.now);
             }
-            Ok(_) | Err(Errno(libc::ECANCELED)) => {}
+            // A cancel, or a signal: nothing is wrong with the socket.
+            Ok(_) | Err(Errno(libc::ECANCELED | libc::EINTR | libc::EAGAIN)) => {}
             Err(_) => socket.retry_at = ctx.now + RETRY_INTERVAL,
         }
     }

@@ -7,12 +7,16 @@ use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 use super::scenario::Scenario;
+use super::tally::Tally;
 use super::world::{Outcome, run};
 pub use crate::planted::Bug;
 use crate::planted::plant;
 
 /// Between two reports of progress.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Why locks are never poisoned.
+const NO_PANIC: &str = "nobody panics with this lock held";
 
 /// A seed that did not come to a good end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,19 +112,19 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Runs them all, and tells every few seconds how many are done.
+    /// Runs them all, and tells every few seconds how many are done. Gives what went wrong in them.
     ///
     /// # Errors
     /// The failure of the lowest seed that fails; those above it may not have been run then.
-    pub fn run(&self, mut progress: impl FnMut(u64)) -> Result<(), Failure> {
+    pub fn run(&self, mut progress: impl FnMut(u64)) -> Result<Tally, Failure> {
         let end = self.from.saturating_add(self.seeds);
         // Relaxed all of them: each is a number by itself; the failure is behind a lock, and the threads are joined.
         let (next, limit, done) = (AtomicU64::new(self.from), AtomicU64::new(end), AtomicU64::new(0));
-        let lowest: Mutex<Option<Failure>> = Mutex::new(None);
+        let (lowest, tally): (Mutex<Option<Failure>>, Mutex<Tally>) = Default::default();
         std::thread::scope(|scope| {
             let (ended, all_ended) = std::sync::mpsc::channel::<()>();
             for _ in 0..self.threads.max(1) {
-                let (ended, next, limit, done, lowest) = (ended.clone(), &next, &limit, &done, &lowest);
+                let (ended, next, limit, done, lowest, tally) = (ended.clone(), &next, &limit, &done, &lowest, &tally);
                 scope.spawn(move || {
                     let _ended = ended; // Dropped when the thread is through.
                     loop {
@@ -128,11 +132,14 @@ impl Campaign {
                         if seed >= limit.load(Relaxed) {
                             return;
                         }
-                        if let Err(failure) = try_seed(seed, self.bug) {
-                            limit.fetch_min(seed, Relaxed);
-                            let mut lowest = lowest.lock().expect("nobody panics with this lock held");
-                            if lowest.as_ref().is_none_or(|lowest| seed < lowest.seed) {
-                                *lowest = Some(failure);
+                        match try_seed(seed, self.bug) {
+                            Ok(outcome) => tally.lock().expect(NO_PANIC).add(&outcome.faults),
+                            Err(failure) => {
+                                limit.fetch_min(seed, Relaxed);
+                                let mut lowest = lowest.lock().expect(NO_PANIC);
+                                if lowest.as_ref().is_none_or(|lowest| seed < lowest.seed) {
+                                    *lowest = Some(failure);
+                                }
                             }
                         }
                         done.fetch_add(1, Relaxed);
@@ -144,7 +151,8 @@ impl Campaign {
                 progress(done.load(Relaxed));
             }
         });
-        lowest.into_inner().expect("nobody panics with this lock held").map_or(Ok(()), Err)
+        let tally = tally.into_inner().expect(NO_PANIC);
+        lowest.into_inner().expect(NO_PANIC).map_or(Ok(tally), Err)
     }
 }
 

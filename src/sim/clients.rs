@@ -4,11 +4,13 @@
 //! manner. Several share one [`Account`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 
 use super::frames::{FrameKey, SentFrame};
 use super::net::ConnId;
 use super::ring::SimRing;
 use super::rng::Rng;
+use super::tally::Fault;
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::Fd;
 use crate::wire::Priority;
@@ -121,6 +123,7 @@ impl Manner {
 #[derive(Debug)]
 pub struct TcpClient {
     manner: Manner,
+    from: IpAddr,
     listener: Fd,
     conn: Option<ConnId>,
     maker: FrameMaker,
@@ -134,12 +137,20 @@ pub struct TcpClient {
 }
 
 impl TcpClient {
-    /// A client that will send `frames` frames.
-    pub fn new(manner: Manner, listener: Fd, frames: u32, mix: FrameMix, account: &mut Account, mut rng: Rng) -> Self {
+    /// A client at `from` that will send `frames` frames.
+    pub fn new(
+        (manner, from): (Manner, IpAddr),
+        listener: Fd,
+        frames: u32,
+        mix: FrameMix,
+        account: &mut Account,
+        mut rng: Rng,
+    ) -> Self {
         let next_at = Nanos::from_millis(1_000) + Nanos(rng.below(mix.pause_max.0 * 8));
         let maker = FrameMaker::new(mix, account);
         Self {
             manner,
+            from,
             listener,
             conn: None,
             maker,
@@ -180,7 +191,7 @@ impl TcpClient {
         }
         self.next_at = ring.now() + Nanos(self.rng.below(self.maker.mix.pause_max.0));
         let Some(conn) = self.conn else {
-            self.conn = ring.connect(self.listener);
+            self.conn = ring.connect(self.listener, self.from);
             self.done = self.conn.is_none();
             return true;
         };
@@ -205,6 +216,9 @@ impl TcpClient {
             _ => self.rng.between(1..=self.unsent.len() as u64) as usize,
         };
         let cut = cut.min(self.unsent.len());
+        if cut < self.unsent.len() {
+            ring.note(Fault::Cut);
+        }
         let sent = ring.send(conn, &self.unsent.make_contiguous()[..cut]);
         self.unsent.drain(..sent);
         sent > 0

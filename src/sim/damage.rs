@@ -7,6 +7,7 @@
 use super::disk::SimDisk;
 use super::oracle::Stored;
 use super::rng::Rng;
+use super::tally::{Fault, Met};
 use crate::storage::LogIdentity;
 use crate::storage::format::BLOCK_BYTES;
 use crate::storage::node_reader::{NodeReader, verify};
@@ -20,9 +21,11 @@ const ACTIVE: &str = "events.bin";
 ///
 /// # Panics
 /// If O11 does not hold.
-pub(super) fn check_damage(closed: &SimDisk, records: &[Stored], mark_at: u64, rng: &mut Rng) {
+pub(super) fn check_damage(closed: &SimDisk, records: &[Stored], mark_at: u64, rng: &mut Rng, met: &Met) {
     let disk = closed.fork();
-    let (what, has_evidence) = if rng.chance(700) { flip_bit(&disk, rng) } else { misdirect(&disk, mark_at, rng) };
+    let is_flip = rng.chance(700);
+    met.note(if is_flip { Fault::BitFlipped } else { Fault::Misdirected });
+    let (what, has_evidence) = if is_flip { flip_bit(&disk, rng) } else { misdirect(&disk, mark_at, rng) };
     let (read, is_told) = read(&disk, records, &what);
     assert!(
         is_told || read == records.len() || !has_evidence,

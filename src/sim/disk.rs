@@ -5,167 +5,25 @@
 //! name  ──► seen ──(sync of the folder)─────────────────────────────────────────────────────────► stable
 //! ```
 //!
-//! Invariants (a file is taken for one with zeros behind its end, without end):
-//! - **D1** A sector of a file is the same in what is seen and what is stable, unless it is in `unsynced`, which holds the stable one.
+//! Invariants, beside those of the bytes of a file ([`super::sectors`]):
 //! - **D2** While the disk is full, no write or allocation makes a file longer.
 //! - **D3** After its last permitted change ([`SimDisk::stop_after`]) the disk changes no more: every call that would is refused.
-//! - **D4** A power cut leaves of each unsynced sector the old bytes or the new ones, or tears one of them; of unsynced changes of names the
-//!   first so many, as file systems with an ordered journal (ext4, XFS) do; of a new length nothing, a part, or all.
+//! - **D4** A power cut leaves of unsynced changes of names the first so many, as file systems with an ordered journal (ext4, XFS) do.
 //! - **D5** After its last permitted read ([`SimDisk::fail_reads_after`]) every read is refused.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::rc::Rc;
 
 use super::rng::Rng;
+use super::sectors::FileBytes;
+use super::tally::{Fault, Met};
 use crate::storage::{LogFile, LogFolder};
 use crate::sys::io::Fd;
 
 /// Descriptors of files begin here; those of sockets stay below.
 const FIRST_FILE_FD: i32 = 1_000_000;
-
-/// The unit in which changes become stable.
-pub const SECTOR_BYTES: usize = 512;
-
-/// What many devices write at once.
-const BLOCK_SECTORS: usize = 8;
-
-type Sector = [u8; SECTOR_BYTES];
-
-#[derive(Clone, Default)]
-struct FileState {
-    seen: Vec<u8>,
-    /// By number: what is stable of sectors that were changed since (D1).
-    unsynced: BTreeMap<usize, Sector>,
-    stable_bytes: usize,
-}
-
-impl std::fmt::Debug for FileState {
-    /// Without the bytes.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes, {} stable, {} sectors unsynced", self.seen.len(), self.stable_bytes, self.unsynced.len())
-    }
-}
-
-/// The bytes of sector `number`, as far as `bytes` reach.
-fn range_of(number: usize, bytes: usize) -> Range<usize> {
-    let start = (number * SECTOR_BYTES).min(bytes);
-    start..(start + SECTOR_BYTES).min(bytes)
-}
-
-impl FileState {
-    fn stable_from(content: Vec<u8>) -> Self {
-        Self { stable_bytes: content.len(), seen: content, unsynced: BTreeMap::new() }
-    }
-
-    fn sector(&self, number: usize) -> Sector {
-        let mut sector = [0; SECTOR_BYTES];
-        let seen = &self.seen[range_of(number, self.seen.len())];
-        sector[..seen.len()].copy_from_slice(seen);
-        sector
-    }
-
-    /// Before bytes are changed: keeps what is stable of them.
-    fn keep_stable(&mut self, bytes: Range<usize>) {
-        if bytes.is_empty() {
-            return;
-        }
-        for number in bytes.start / SECTOR_BYTES..=(bytes.end - 1) / SECTOR_BYTES {
-            if !self.unsynced.contains_key(&number) {
-                let stable = self.sector(number);
-                self.unsynced.insert(number, stable);
-            }
-        }
-    }
-
-    fn set_len(&mut self, len: usize) {
-        // What is added is zeros, in what is seen as in what is stable: only what is cut off changes.
-        self.keep_stable(len..self.seen.len());
-        self.seen.resize(len, 0);
-    }
-
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        if self.seen.len() < offset + bytes.len() {
-            self.set_len(offset + bytes.len());
-        }
-        self.keep_stable(offset..offset + bytes.len());
-        self.seen[offset..][..bytes.len()].copy_from_slice(bytes);
-    }
-
-    fn sync(&mut self) {
-        self.unsynced.clear();
-        self.stable_bytes = self.seen.len();
-    }
-
-    /// Some of what is not stable becomes so by itself.
-    fn write_back(&mut self, rng: &mut Rng) {
-        self.unsynced.retain(|_, _| rng.chance(500));
-        if rng.chance(500) {
-            self.stable_bytes = self.seen.len();
-        }
-    }
-
-    /// What a sync loses that fails: each sector has become stable, or what it held before is what is seen from now on.
-    fn lose_unsynced(&mut self, rng: &mut Rng) {
-        for (number, stable) in std::mem::take(&mut self.unsynced) {
-            if rng.chance(500) {
-                let range = range_of(number, self.seen.len());
-                let bytes = range.len();
-                self.seen[range].copy_from_slice(&stable[..bytes]);
-            }
-        }
-    }
-
-    fn stable(&self) -> Vec<u8> {
-        self.mixed(self.stable_bytes, |_| true)
-    }
-
-    /// The file with this length, and with the stable bytes of the sectors for which `is_old` says so.
-    fn mixed(&self, bytes: usize, mut is_old: impl FnMut(usize) -> bool) -> Vec<u8> {
-        let mut content = self.seen.clone();
-        // Long enough for all that was ever stable.
-        content.resize(self.seen.len().max(self.stable_bytes).max(bytes), 0);
-        for (number, stable) in &self.unsynced {
-            if is_old(*number) {
-                let range = range_of(*number, content.len());
-                let kept = range.len();
-                content[range].copy_from_slice(&stable[..kept]);
-            }
-        }
-        content.resize(bytes, 0);
-        content
-    }
-
-    /// D4.
-    fn after_power_cut(&self, rng: &mut Rng) -> Vec<u8> {
-        let (old, new) = (self.stable_bytes, self.seen.len());
-        let bytes = match rng.below(4) {
-            0 => old,
-            1 if new > old => rng.between(old as u64..=new as u64) as usize,
-            _ => new,
-        };
-        let unit = *rng.pick(&[1, BLOCK_SECTORS]);
-        let lost = *rng.pick(&[0, 100, 500, 900, 1000]);
-        let mut decided = None;
-        let mut content = self.mixed(bytes, |number| {
-            let (at, is_old) =
-                decided.filter(|(at, _)| *at == number / unit).unwrap_or_else(|| (number / unit, rng.chance(lost)));
-            decided = Some((at, is_old));
-            is_old
-        });
-        if rng.chance(200) && !self.unsynced.is_empty() {
-            let torn = rng.index(self.unsynced.len());
-            let (number, stable) = self.unsynced.iter().nth(torn).expect("below their number");
-            let (new, range) = (self.sector(*number), range_of(*number, content.len()));
-            let (cut, kept) = (rng.index(SECTOR_BYTES), range.len());
-            let both: Vec<u8> = new[..cut].iter().chain(&stable[cut..]).copied().collect();
-            content[range].copy_from_slice(&both[..kept]);
-        }
-        content
-    }
-}
 
 /// A change of names that no sync of the folder has covered.
 #[derive(Clone, Debug)]
@@ -189,7 +47,7 @@ fn change_names(names: &mut Names, change: &NameChange) {
 
 #[derive(Clone, Debug, Default)]
 struct DiskState {
-    files: Vec<FileState>,
+    files: Vec<FileBytes>,
     /// Names to places in `files`: as they are seen, and as they were synced.
     names: Names,
     stable_names: Names,
@@ -242,12 +100,12 @@ impl SimDisk {
 
     /// Puts a file with this content there, all of it stable.
     pub fn put(&self, name: &str, content: &[u8]) -> SimFile {
-        self.put_stable(name, content.to_vec())
+        self.put_stable(name, FileBytes::stable_from(content))
     }
 
-    fn put_stable(&self, name: &str, content: Vec<u8>) -> SimFile {
+    fn put_stable(&self, name: &str, content: FileBytes) -> SimFile {
         let mut state = self.state.borrow_mut();
-        state.files.push(FileState::stable_from(content));
+        state.files.push(content);
         let index = state.files.len() - 1;
         state.names.insert(name.to_owned(), index);
         state.stable_names.insert(name.to_owned(), index);
@@ -257,7 +115,7 @@ impl SimDisk {
     /// All files by name, as they are seen.
     pub fn content(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state.borrow();
-        state.names.iter().map(|(name, index)| (name.clone(), state.files[*index].seen.clone())).collect()
+        state.names.iter().map(|(name, index)| (name.clone(), state.files[*index].seen())).collect()
     }
 
     /// Permits so many changes from now on, and no more (D3).
@@ -301,20 +159,21 @@ impl SimDisk {
         let after = SimDisk::new();
         for (name, index) in if left.names { &state.names } else { &state.stable_names } {
             let file = &state.files[*index];
-            after.put_stable(name, if left.bytes { file.seen.clone() } else { file.stable() });
+            after.put_stable(name, if left.bytes { file.all_stable() } else { file.stable() });
         }
         after
     }
 
     /// Another disk, as a power cut would leave this one, by chance (D4).
-    pub fn after_power_cut(&self, rng: &mut Rng) -> SimDisk {
+    pub(super) fn after_power_cut(&self, rng: &mut Rng, met: &Met) -> SimDisk {
         let state = self.state.borrow();
         let after = SimDisk::new();
         let mut names = state.stable_names.clone();
         let kept = rng.between(0..=state.unsynced_names.len() as u64) as usize;
+        (kept..state.unsynced_names.len()).for_each(|_| met.note(Fault::NameLost));
         state.unsynced_names[..kept].iter().for_each(|change| change_names(&mut names, change));
         for (name, index) in names {
-            after.put_stable(&name, state.files[index].after_power_cut(rng));
+            after.put_stable(&name, state.files[index].after_power_cut(rng, met));
         }
         after
     }
@@ -324,7 +183,8 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         let index = state.names[name];
         let file = &mut state.files[index];
-        file.seen[offset..][..bytes.len()].copy_from_slice(bytes);
+        assert!(offset + bytes.len() <= file.len(), "a medium has no bytes behind the end of a file");
+        file.write(offset, bytes);
         file.sync();
     }
 
@@ -370,13 +230,13 @@ pub struct SimFile {
 }
 
 impl SimFile {
-    fn with<T>(&self, act: impl FnOnce(&mut FileState) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut FileBytes) -> T) -> T {
         act(&mut self.disk.state.borrow_mut().files[self.index])
     }
 
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
-        self.with(|file| file.seen.len() as u64)
+        self.with(|file| file.len() as u64)
     }
 
     /// How many of `len` bytes at `offset` can be written now: all, or on a full disk those inside the file (D2).
@@ -386,12 +246,12 @@ impl SimFile {
 
     /// What a read sees.
     pub fn seen(&self) -> Vec<u8> {
-        self.with(|file| file.seen.clone())
+        self.with(|file| file.seen())
     }
 
     /// What a power cut would leave for certain.
     pub fn stable(&self) -> Vec<u8> {
-        self.with(|file| file.stable())
+        self.with(|file| file.stable().seen())
     }
 }
 
@@ -403,8 +263,8 @@ impl SimFile {
     }
 
     /// A sync has failed: what it was to make stable is so, or lost, sector by sector.
-    pub(super) fn lose_unsynced(&self, rng: &mut Rng) {
-        self.with(|file| file.lose_unsynced(rng));
+    pub(super) fn lose_unsynced(&self, rng: &mut Rng, met: &Met) {
+        self.with(|file| file.lose_unsynced(rng, met));
     }
 }
 
@@ -426,7 +286,7 @@ impl LogFolder for SimDisk {
         }
         self.may_change()?;
         let mut state = self.state.borrow_mut();
-        state.files.push(FileState::default());
+        state.files.push(FileBytes::default());
         let index = state.files.len() - 1;
         state.change(NameChange::Put(name.to_owned(), index));
         Ok(SimFile { disk: self.clone(), index })
@@ -470,11 +330,8 @@ impl LogFile for SimFile {
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = &mut *self.disk.state.borrow_mut();
         take_permit(&mut state.reads_left)?;
-        let rest = state.files[self.index].seen.get(offset as usize..).unwrap_or_default();
-        let most = if state.read_bytes_max > 0 { state.read_bytes_max } else { usize::MAX };
-        let count = rest.len().min(out.len()).min(most);
-        out[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
+        let most = if state.read_bytes_max > 0 { state.read_bytes_max.min(out.len()) } else { out.len() };
+        Ok(state.files[self.index].read(offset as usize, &mut out[..most]))
     }
 
     /// As the trait says; `StorageFull` where the file would have to grow on a full disk, and then nothing is written.
@@ -500,7 +357,7 @@ impl LogFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.may_change()?;
-        self.with(FileState::sync);
+        self.with(FileBytes::sync);
         Ok(())
     }
 
@@ -521,16 +378,6 @@ impl LogFile for SimFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_sync_makes_writes_stable() {
-        let file = SimDisk::new().create("a").expect("an empty disk");
-        file.write_at(b"first", 0).expect("there is space");
-        assert_eq!((file.seen().as_slice(), file.stable().as_slice()), (b"first".as_slice(), b"".as_slice()));
-        file.sync().expect("a sync");
-        file.write_at(b"F", 0).expect("there is space");
-        assert_eq!((file.seen().as_slice(), file.stable().as_slice()), (b"First".as_slice(), b"first".as_slice()));
-    }
 
     #[test]
     fn a_full_disk_takes_writes_inside_a_file_but_lets_none_grow() {
@@ -556,17 +403,6 @@ mod tests {
         assert_eq!(disk.after_crash(Left::ALL).content().keys().collect::<Vec<_>>(), ["b"]);
     }
 
-    #[test]
-    fn a_cut_is_stable_after_a_sync_too() {
-        let file = SimDisk::new().create("a").expect("an empty disk");
-        file.write_at(&[7; 10_000], 0).expect("there is space");
-        file.sync().expect("a sync");
-        file.set_len(5_000).expect("shorter");
-        assert_eq!(file.stable().len(), 10_000);
-        file.sync().expect("a sync");
-        assert_eq!(file.stable(), vec![7; 5_000]);
-    }
-
     /// A file of two blocks, the first of them synced, both written over since.
     fn half_synced() -> SimDisk {
         let disk = SimDisk::new();
@@ -578,37 +414,13 @@ mod tests {
     }
 
     #[test]
-    fn a_power_cut_leaves_old_and_new_sectors_in_any_mixture_and_nothing_else() {
-        let (mut rng, mut seen) = (Rng::new(1), [false; 3]);
-        for _ in 0..200 {
-            let content = half_synced().after_power_cut(&mut rng).content().remove("a").expect("its name is stable");
-            assert!((4096..=8192).contains(&content.len()));
-            assert!(content[..4096].iter().all(|byte| [1, 2].contains(byte)));
-            assert!(content[4096..].iter().all(|byte| [0, 2].contains(byte)));
-            let old = content[..4096].iter().filter(|byte| **byte == 1).count();
-            seen[usize::from(old > 0) + usize::from(old == 4096)] = true;
-        }
-        assert_eq!(seen, [true; 3], "all new, mixed, all old");
-    }
-
-    #[test]
-    fn a_sync_that_fails_loses_some_sectors_for_good() {
-        let file = half_synced().open("a").expect("it is there");
-        file.lose_unsynced(&mut Rng::new(1));
-        let seen = file.seen();
-        assert!(seen[..4096].contains(&1) && seen[..4096].contains(&2), "some are lost, some are not");
-        file.sync().expect("the next one succeeds, and is none the wiser");
-        assert_eq!(file.stable(), seen);
-    }
-
-    #[test]
     fn a_power_cut_keeps_the_first_of_the_unsynced_changes_of_names() {
         let (mut rng, mut found) = (Rng::new(1), std::collections::BTreeSet::new());
         for _ in 0..100 {
             let disk = half_synced();
             disk.rename("a", "b").expect("it is there");
             disk.create("a").expect("the name is free");
-            found.insert(disk.after_power_cut(&mut rng).content().into_keys().collect::<Vec<_>>().join(" "));
+            found.insert(disk.after_power_cut(&mut rng, &Met::default()).content().into_keys().collect::<Vec<_>>().join(" "));
         }
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["a", "a b", "b"]);
     }

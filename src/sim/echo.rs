@@ -8,6 +8,7 @@ use super::clients::{Account, FrameMix, Manner, TcpClient};
 use super::disk::SimFile;
 use super::faults::Faults;
 use super::frames;
+use super::net::LOCALHOST;
 use super::ring::SimRing;
 use super::rng::Rng;
 use super::scheduler::{Pace, Scheduler};
@@ -171,6 +172,8 @@ fn rough() -> Faults {
         accept_aborted: 100,
         descriptors_max: 3,
         cq_entries: 4,
+        late_completion: 50,
+        late_max: Nanos::from_millis(2),
         receive_window_bytes: 700,
         short_write: 300,
         whole_sectors: false,
@@ -185,7 +188,8 @@ fn run(seed: u64) -> (Vec<u8>, Vec<Vec<u8>>, Account) {
     let mut rng = Rng::new(seed);
     let ring = SimRing::new(rng.next_u64(), rough());
     let (listener, file) = (ring.listen(), ring.disk().create("echo").expect("an empty disk"));
-    let pace = Pace { kernel: 300, completions: 250, time: 50, stalls: 5, wall_jumps: 0, stall_max: Nanos::from_millis(1) };
+    let pace =
+        Pace { kernel: 300, completions: 250, time: 50, stalls: 5, wall_jumps: 0, leaps: 0, stall_max: Nanos::from_millis(1) };
     let mut scheduler = Scheduler::new(ring.clone(), rng.fork(), pace);
     let echo = Rc::new(RefCell::new(Echo::new(listener, file.clone())));
     scheduler.seat(echo.clone());
@@ -198,7 +202,7 @@ fn run(seed: u64) -> (Vec<u8>, Vec<Vec<u8>>, Account) {
         pause_max: Nanos::from_micros(400),
     };
     let manners = [Manner::Orderly, Manner::Dribbling, Manner::ResetInFrame, Manner::Orderly, Manner::Orderly];
-    let mut client = |manner| TcpClient::new(manner, listener, 30, mix.clone(), &mut account, rng.fork());
+    let mut client = |manner| TcpClient::new((manner, LOCALHOST), listener, 30, mix.clone(), &mut account, rng.fork());
     let mut clients: Vec<TcpClient> = manners.into_iter().map(&mut client).collect();
     for _ in 0..200_000 {
         let who = rng.index(clients.len() + 4);

@@ -1,4 +1,7 @@
-//! What goes wrong in a simulated kernel, and how often.
+//! How often what goes wrong in a simulated kernel. Which kinds there are, and how often they were met: [`super::tally`].
+//!
+//! An enter that is interrupted has no place here: the real ring goes on with it ([`crate::sys::uring`], G2), and what an agent would see of it,
+//! that nothing happens for a while, any step of the scheduler may be.
 
 use crate::sys::clock::Nanos;
 
@@ -11,6 +14,10 @@ pub struct Faults {
     pub short_receive: u32,
     /// A multishot receive that finds its group empty ends with ENOBUFS though no data came (kernels without POLL_FIRST).
     pub eager_enobufs: bool,
+    /// A completion is told late …
+    pub late_completion: u32,
+    /// … by so much at most.
+    pub late_max: Nanos,
     /// A buffer comes back with an error or with zero bytes.
     pub buffer_with_nothing: u32,
     /// Whether the byte cap of an arming is honoured.
@@ -43,7 +50,7 @@ pub struct Faults {
     pub allocate_unsupported: bool,
     /// A write fails with EIO; some of it may have been written.
     pub write_error: u32,
-    /// A write is interrupted (EINTR, EAGAIN) before it did anything.
+    /// An operation that has something to do is interrupted (EINTR, EAGAIN) before it does it.
     pub interrupted: u32,
     /// A sync fails with EIO, and some of what it was to make stable is lost.
     pub sync_error: u32,
@@ -56,6 +63,8 @@ impl Faults {
     pub const fn none() -> Self {
         Self {
             silent_end: 0,
+            late_completion: 0,
+            late_max: Nanos::from_micros(1),
             short_receive: 0,
             eager_enobufs: false,
             buffer_with_nothing: 0,

@@ -4,6 +4,8 @@
 //! submit ──► in flight ──step──► posted (per operation, first in first out: R4) ──take_completion──► the agent
 //! ```
 //!
+//! A completion may be told late, long after its operation was done, and those of different operations in any order (R4 says no more).
+//!
 //! Everything an agent may not do ends the simulation at once, with the mistake named: a token used twice, a
 //! descriptor closed or received on under an operation in flight, a second write on one file, a lent buffer written to.
 
@@ -15,6 +17,9 @@ use super::disk::{SimDisk, SimFile};
 use super::faults::Faults;
 use super::net::{ConnId, Datagram, Net};
 use super::rng::Rng;
+use super::sectors::SECTOR_BYTES;
+use super::source_oracle::SourceBook;
+use super::tally::{Fault, Met};
 use crate::pool::LentBuffer;
 use crate::storage::LogFile;
 use crate::sys::clock::{Clock, Nanos};
@@ -27,9 +32,6 @@ pub const POISON: u8 = 0xdb;
 /// A stalled file operation takes this many times as long.
 const STALL_FACTOR: u64 = 100;
 
-/// Direct writes end at sectors of this size.
-const SECTOR_BYTES: usize = 512;
-
 /// What an operation is about.
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -41,7 +43,7 @@ pub(super) enum Kind {
     Write { file: SimFile, buffer: StagingBuffer, bytes: Range<usize>, offset: u64, sync: WriteSync },
     Sync { file: SimFile },
     Allocate { file: SimFile, bytes: Range<u64> },
-    Close { fd: Fd },
+    Close { fd: Fd, conn: Option<ConnId> },
 }
 
 impl Kind {
@@ -50,7 +52,7 @@ impl Kind {
             Kind::Accept { listener } => Some(*listener),
             Kind::Recv { socket, .. } | Kind::RecvMsg { socket, .. } | Kind::Send { socket, .. } => Some(*socket),
             Kind::Write { file, .. } | Kind::Sync { file } | Kind::Allocate { file, .. } => Some(file.fd()),
-            Kind::Close { fd } => Some(*fd),
+            Kind::Close { fd, .. } => Some(*fd),
             Kind::Cancel { .. } => None,
         }
     }
@@ -64,6 +66,7 @@ impl Kind {
 #[derive(Debug)]
 pub(super) enum Brings {
     Nothing,
+    Connection(ConnId),
     Bytes(ConnId, usize),
     Datagrams(Fd, Vec<Datagram>),
 }
@@ -75,12 +78,22 @@ pub(super) struct Posted {
     pub more: bool,
     pub buffer: Option<LentBuffer>,
     pub brings: Brings,
+    /// Rises by one with each that is posted.
+    pub number: u64,
+    /// Not told before.
+    pub told_from: Nanos,
 }
 
 impl Posted {
     /// The last completion of an operation, with nothing but a result.
     pub fn last(result: Result<u32, i32>) -> Self {
-        Self { result: result.map_err(Errno), more: false, buffer: None, brings: Brings::Nothing }
+        let (result, brings) = (result.map_err(Errno), Brings::Nothing);
+        Self { result, more: false, buffer: None, brings, number: 0, told_from: Nanos(0) }
+    }
+
+    /// One that brings something.
+    pub fn bringing(result: u32, more: bool, buffer: Option<LentBuffer>, brings: Brings) -> Self {
+        Self { more, buffer, brings, ..Self::last(Ok(result)) }
     }
 }
 
@@ -101,26 +114,33 @@ pub(super) struct Kernel {
     pub faults: Faults,
     pub disk: SimDisk,
     pub net: Net,
+    pub met: Met,
+    pub sources: SourceBook,
     /// In flight, or ended and not yet told.
     ops: BTreeMap<u64, Op>,
     groups: [VecDeque<LentBuffer>; GroupId::COUNT],
     /// Posted and not yet taken.
     queued: usize,
+    /// The number of the next one.
+    next_posted: u64,
     /// Staging buffers of writes and sends whose end the agent knows (R3).
     reclaimable: BTreeMap<u64, StagingBuffer>,
 }
 
 impl Kernel {
-    pub fn new(seed: u64, faults: Faults, clock: SimClock, disk: SimDisk) -> Self {
+    pub fn new(seed: u64, faults: Faults, clock: SimClock, disk: SimDisk, met: Met) -> Self {
         Self {
             clock,
             rng: Rng::new(seed),
             faults,
             disk,
-            net: Net::default(),
+            net: Net::new(met.clone()),
+            met,
+            sources: SourceBook::default(),
             ops: BTreeMap::new(),
             groups: Default::default(),
             queued: 0,
+            next_posted: 0,
             reclaimable: BTreeMap::new(),
         }
     }
@@ -129,6 +149,7 @@ impl Kernel {
         assert!(!self.ops.contains_key(&token.0), "{token:?} was used for {kind:?} while it is in flight");
         let ready_at = if kind.is_file_operation() { self.clock.now() + self.file_delay() } else { Nanos(0) };
         self.check_rules(&kind);
+        self.tell_sources(&kind);
         self.ops.insert(token.0, Op { kind, cancelled: false, ended: false, ready_at, posted: VecDeque::new() });
     }
 
@@ -138,7 +159,7 @@ impl Kernel {
         let same = |other: &&Op| other.kind.descriptor() == kind.descriptor() && !is_past(other);
         let is_send = |kind: &Kind| matches!(kind, Kind::Send { .. });
         match kind {
-            Kind::Close { fd } => {
+            Kind::Close { fd, .. } => {
                 let busy = self.ops.values().find(same);
                 assert!(busy.is_none(), "{fd:?} was closed under an operation in flight: {busy:?}");
             }
@@ -162,9 +183,37 @@ impl Kernel {
         }
     }
 
+    /// O13: who is read, and who is turned away.
+    fn tell_sources(&mut self, kind: &Kind) {
+        match kind {
+            Kind::Recv { socket, .. } => self.sources.serves(self.net.conn(*socket), self.clock.now()),
+            Kind::Close { conn: Some(conn), .. } => self.sources.closes(*conn),
+            _ => {}
+        }
+    }
+
     fn file_delay(&mut self) -> Nanos {
         let delay = self.rng.between(0..=self.faults.file_delay_max.0);
-        if self.rng.chance(self.faults.file_stall) { Nanos(delay * STALL_FACTOR) } else { Nanos(delay) }
+        if delay > 0 && self.rng.chance(self.faults.file_stall) {
+            self.met.note(Fault::FileStalled);
+            return Nanos(delay * STALL_FACTOR);
+        }
+        Nanos(delay)
+    }
+
+    /// Chance, for a fault of this kind.
+    pub fn meets(&mut self, fault: Fault, per_mille: u32) -> bool {
+        let is_met = self.rng.chance(per_mille);
+        if is_met {
+            self.met.note(fault);
+        }
+        is_met
+    }
+
+    /// An operation that has something to do is interrupted before it does it.
+    pub fn interrupted(&mut self) -> Option<Posted> {
+        let is_met = self.meets(Fault::Interrupted, self.faults.interrupted);
+        is_met.then(|| Posted::last(Err(*self.rng.pick(&[libc::EINTR, libc::EAGAIN]))))
     }
 
     pub fn provide(&mut self, mut buffer: LentBuffer) {
@@ -186,7 +235,11 @@ impl Kernel {
 
     /// Whether an overflowing queue or chance ends a multishot with this completion.
     pub fn ends_multishot(&mut self) -> bool {
-        self.queued >= self.faults.cq_entries || self.rng.chance(self.faults.silent_end)
+        if self.queued >= self.faults.cq_entries {
+            self.met.note(Fault::QueueOverflow);
+            return true;
+        }
+        self.meets(Fault::SilentEnd, self.faults.silent_end)
     }
 
     /// One operation, chosen by chance, gets on. False if none can now.
@@ -200,29 +253,42 @@ impl Kernel {
     }
 
     fn advance(&mut self, token: u64) -> bool {
-        let mut op = self.ops.remove(&token).expect("only tokens in flight are advanced");
-        let posted = if op.ready_at > self.clock.now() { None } else { self.progress(&mut op) };
+        let op = self.ops.get_mut(&token).expect("only tokens in flight are advanced");
+        if op.ready_at > self.clock.now() {
+            return false;
+        }
+        // Something stands in its place while it gets on, so that the rest of the kernel can be changed.
+        let mut kind = std::mem::replace(&mut op.kind, Kind::Cancel { target: Token(token) });
+        let is_cancelled = op.cancelled;
+        let posted = self.progress(&mut kind, is_cancelled);
         let moved = posted.is_some();
+        let told_from = if moved { self.told_from() } else { Nanos(0) };
+        let op = self.ops.get_mut(&token).expect("it is there still");
+        op.kind = kind;
         if let Some(posted) = posted {
             op.ended = !posted.more;
-            op.posted.push_back(posted);
-            self.queued += 1;
+            op.posted.push_back(Posted { told_from, number: self.next_posted, ..posted });
+            (self.queued, self.next_posted) = (self.queued + 1, self.next_posted + 1);
         }
-        self.ops.insert(token, op);
         moved
     }
 
-    fn progress(&mut self, op: &mut Op) -> Option<Posted> {
-        match &mut op.kind {
-            Kind::Accept { listener } => self.accept(*listener, op.cancelled),
-            Kind::Recv { socket, group, cap_left } => self.receive(*socket, *group, cap_left, op.cancelled),
-            Kind::RecvMsg { socket, group, control_bytes } => self.receive_message(*socket, *group, *control_bytes, op.cancelled),
-            Kind::Send { socket, buffer, bytes } => self.send(*socket, &buffer[bytes.clone()], op.cancelled),
+    fn told_from(&mut self) -> Nanos {
+        let is_late = self.meets(Fault::LateCompletion, self.faults.late_completion);
+        self.clock.now() + if is_late { Nanos(self.rng.between(1..=self.faults.late_max.0)) } else { Nanos(0) }
+    }
+
+    fn progress(&mut self, kind: &mut Kind, is_cancelled: bool) -> Option<Posted> {
+        match kind {
+            Kind::Accept { listener } => self.accept(*listener, is_cancelled),
+            Kind::Recv { socket, group, cap_left } => self.receive(*socket, *group, cap_left, is_cancelled),
+            Kind::RecvMsg { socket, group, control_bytes } => self.receive_message(*socket, *group, *control_bytes, is_cancelled),
+            Kind::Send { socket, buffer, bytes } => self.send(*socket, &buffer[bytes.clone()], is_cancelled),
             Kind::Cancel { target } => Some(self.cancel(*target)),
             Kind::Write { file, buffer, bytes, offset, sync } => Some(self.write(file, &buffer[bytes.clone()], *offset, *sync)),
             Kind::Sync { file } => Some(self.sync(file)),
             Kind::Allocate { file, bytes } => Some(self.allocate(file, bytes)),
-            Kind::Close { fd } => {
+            Kind::Close { fd, .. } => {
                 self.net.close(*fd);
                 Some(Posted::last(Ok(0)))
             }
@@ -232,7 +298,10 @@ impl Kernel {
     fn cancel(&mut self, target: Token) -> Posted {
         match self.ops.get_mut(&target.0) {
             // Not told yet, but too late: its own end is on the way (R1).
-            Some(op) if op.ended => Posted::last(Err(libc::ENOENT)),
+            Some(op) if op.ended => {
+                self.met.note(Fault::CancelTooLate);
+                Posted::last(Err(libc::ENOENT))
+            }
             // What a file is doing can't be stopped.
             Some(op) if op.kind.is_file_operation() => Posted::last(Err(libc::EALREADY)),
             Some(op) => {
@@ -244,10 +313,10 @@ impl Kernel {
     }
 
     fn write(&mut self, file: &SimFile, bytes: &[u8], offset: u64, sync: WriteSync) -> Posted {
-        if self.rng.chance(self.faults.interrupted) {
-            return Posted::last(Err(*self.rng.pick(&[libc::EINTR, libc::EAGAIN])));
+        if let Some(interrupted) = self.interrupted() {
+            return interrupted;
         }
-        if self.rng.chance(self.faults.write_error) {
+        if self.meets(Fault::WriteError, self.faults.write_error) {
             self.write_some(file, bytes, offset);
             return Posted::last(Err(libc::EIO));
         }
@@ -262,8 +331,12 @@ impl Kernel {
             // A short write of nothing does not exist: it is either refused or whole.
             count = file.writable(offset, bytes.len());
             if count < bytes.len() {
+                self.met.note(Fault::NoSpace);
                 return Posted::last(Err(libc::ENOSPC));
             }
+        }
+        if count < bytes.len() {
+            self.met.note(Fault::ShortWrite);
         }
         file.write_at(&bytes[..count], offset).expect("asked for its room above");
         if sync == WriteSync::DataSync {
@@ -287,8 +360,8 @@ impl Kernel {
     }
 
     fn sync(&mut self, file: &SimFile) -> Posted {
-        if self.rng.chance(self.faults.sync_error) {
-            file.lose_unsynced(&mut self.rng);
+        if self.meets(Fault::SyncError, self.faults.sync_error) {
+            file.lose_unsynced(&mut self.rng, &self.met);
             return Posted::last(Err(libc::EIO));
         }
         file.sync().expect("a simulated file always can");
@@ -296,13 +369,27 @@ impl Kernel {
     }
 
     fn allocate(&mut self, file: &SimFile, bytes: &Range<u64>) -> Posted {
+        if let Some(interrupted) = self.interrupted() {
+            return interrupted;
+        }
         if self.faults.allocate_unsupported {
+            self.met.note(Fault::AllocateRefused);
             return Posted::last(Err(libc::EOPNOTSUPP));
         }
         match file.set_len(bytes.end.max(file.bytes())) {
             Ok(()) => Posted::last(Ok(0)),
-            Err(_) => Posted::last(Err(libc::ENOSPC)),
+            Err(_) => {
+                self.met.note(Fault::NoSpace);
+                Posted::last(Err(libc::ENOSPC))
+            }
         }
+    }
+
+    /// What may be told now, first in first out for each operation.
+    fn told_now(&self) -> impl Iterator<Item = (u64, &Posted)> {
+        let now = self.clock.now();
+        let fronts = self.ops.iter().filter_map(|(token, op)| Some((*token, op.posted.front()?)));
+        fronts.filter(move |(_, posted)| posted.told_from <= now)
     }
 
     /// The next completion of an operation chosen by chance, as the agent gets it.
@@ -310,16 +397,22 @@ impl Kernel {
         if self.queued == 0 {
             return None;
         }
-        let tokens: Vec<u64> = self.ops.iter().filter(|(_, op)| !op.posted.is_empty()).map(|(token, _)| *token).collect();
-        let token = *self.rng.pick(&tokens);
+        let told: Vec<(u64, u64)> = self.told_now().map(|(token, posted)| (posted.number, token)).collect();
+        let oldest = told.iter().min()?.0;
+        let (_, token) = *self.rng.pick(&told);
         let op = self.ops.get_mut(&token).expect("found above");
         let mut posted = op.posted.pop_front().expect("found above");
         self.queued -= 1;
+        if oldest < posted.number {
+            self.met.note(Fault::Reordered);
+        }
         if !posted.more {
             let op = self.ops.remove(&token).expect("found above");
             assert!(op.posted.is_empty(), "R1: nothing comes after the final completion");
-            if let Kind::Write { buffer, .. } | Kind::Send { buffer, .. } = op.kind {
-                self.reclaimable.insert(token, buffer);
+            match op.kind {
+                Kind::Write { buffer, .. } | Kind::Send { buffer, .. } => _ = self.reclaimable.insert(token, buffer),
+                Kind::Close { conn: Some(conn), .. } => self.sources.has_closed(conn),
+                _ => {}
             }
         }
         self.remember(&mut posted);
@@ -330,6 +423,7 @@ impl Kernel {
     fn remember(&mut self, posted: &mut Posted) {
         match std::mem::replace(&mut posted.brings, Brings::Nothing) {
             Brings::Nothing => {}
+            Brings::Connection(conn) => self.sources.comes(conn, self.net.stream(conn).from),
             Brings::Bytes(conn, count) => {
                 let bytes = &posted.buffer.as_mut().expect("bytes come in buffers").as_mut_bytes()[..count];
                 self.net.stream(conn).delivered.extend_from_slice(bytes);
@@ -342,13 +436,16 @@ impl Kernel {
         self.reclaimable.remove(&token.0).unwrap_or_else(|| panic!("R3: nothing of {token:?} has ended and is not reclaimed"))
     }
 
-    /// When the next file operation ends that only waits for its time.
+    /// When the next file operation ends, or the next completion is told, that only waits for its time.
     pub fn next_event(&self) -> Option<Nanos> {
-        self.ops.values().filter(|op| !op.ended && op.kind.is_file_operation()).map(|op| op.ready_at).min()
+        let ready = self.ops.values().filter(|op| !op.ended && op.kind.is_file_operation()).map(|op| op.ready_at);
+        let told = self.ops.values().filter_map(|op| Some(op.posted.front()?.told_from));
+        ready.chain(told).min()
     }
 
-    pub fn has_queued(&self) -> bool {
-        self.queued > 0
+    /// Whether a completion can be told now.
+    pub fn has_told(&self) -> bool {
+        self.queued > 0 && self.told_now().next().is_some()
     }
 
     pub fn in_flight(&self) -> Vec<Token> {

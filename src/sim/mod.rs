@@ -13,8 +13,8 @@
 //! - **M2** The simulated ring keeps R1-R4 of [`crate::sys::io`] and nothing more: whatever they leave open, chance decides.
 //! - **M3** An agent's mistake towards the kernel ends the run at once, with its name (see [`kernel`]).
 //!
-//! A node may die and another one go on with its disk, several times a seed ([`lives`]); the disk may lie ([`damage`]); bugs may be planted
-//! ([`campaign`]), to see whether the oracles find them.
+//! A node may die, or be stopped, and another one go on with its disk, several times a seed ([`lives`], [`restart`]); the disk may lie ([`damage`]);
+//! what went wrong is counted ([`tally`]); bugs may be planted ([`campaign`]), to see whether the oracles find them.
 //!
 //! What it does not do: memory orderings (loom has those), throughput.
 
@@ -34,11 +34,16 @@ pub mod node;
 pub mod oracle;
 pub mod publishers;
 mod receive;
+mod reckoning;
+mod restart;
 pub mod ring;
 pub mod rng;
 pub mod scenario;
 pub mod scheduler;
+mod sectors;
 mod sending;
 pub mod session_client;
 pub mod session_oracle;
+pub mod source_oracle;
+pub mod tally;
 pub mod world;

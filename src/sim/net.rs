@@ -4,8 +4,13 @@
 //! really got is remembered per connection and datagram, for the oracles.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 
+use super::tally::{Fault, Met};
 use crate::sys::io::Fd;
+
+/// Where clients are that nobody gave another address.
+pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Descriptors of sockets begin here.
 const FIRST_SOCKET_FD: i32 = 100;
@@ -15,8 +20,10 @@ const FIRST_SOCKET_FD: i32 = 100;
 pub struct ConnId(pub u32);
 
 /// One connection, both ends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stream {
+    /// Where the client is.
+    pub from: IpAddr,
     /// Sent by the client, not yet taken by a receive.
     pub inbound: VecDeque<u8>,
     /// An accept has brought it to the engine.
@@ -37,6 +44,24 @@ pub(super) struct Stream {
     pub delivered: Vec<u8>,
     /// How much of that came before the engine shut it down.
     pub delivered_before_shutdown: Option<usize>,
+}
+
+impl Stream {
+    fn of(from: IpAddr) -> Self {
+        Self {
+            from,
+            inbound: VecDeque::new(),
+            accepted: false,
+            fin: false,
+            reset: false,
+            outbound: VecDeque::new(),
+            sent_end: false,
+            shut: false,
+            closed: false,
+            delivered: Vec::new(),
+            delivered_before_shutdown: None,
+        }
+    }
 }
 
 /// One datagram as it was sent.
@@ -66,8 +91,9 @@ pub(super) enum Socket {
 }
 
 /// All sockets of a simulated host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Net {
+    met: Met,
     pub streams: Vec<Stream>,
     sockets: BTreeMap<i32, Socket>,
     /// Accepted connections that are still open.
@@ -75,6 +101,10 @@ pub(super) struct Net {
 }
 
 impl Net {
+    pub fn new(met: Met) -> Self {
+        Self { met, streams: Vec::new(), sockets: BTreeMap::new(), accepted_open: 0 }
+    }
+
     fn open(&mut self, socket: Socket) -> Fd {
         // The lowest free number, as kernels do: a descriptor is reused as early as can be.
         let number = (FIRST_SOCKET_FD..).find(|n| !self.sockets.contains_key(n)).expect("descriptors are few");
@@ -105,6 +135,14 @@ impl Net {
         }
     }
 
+    /// The connection of a descriptor, if it is one.
+    pub fn conn_of(&self, fd: Fd) -> Option<ConnId> {
+        match self.sockets.get(&fd.0)? {
+            Socket::Stream(conn) => Some(*conn),
+            Socket::Listener { .. } | Socket::Datagrams(_) => None,
+        }
+    }
+
     pub fn stream(&mut self, conn: ConnId) -> &mut Stream {
         &mut self.streams[conn.0 as usize]
     }
@@ -123,22 +161,29 @@ impl Net {
         }
     }
 
-    /// The client's connect: `None` when nobody listens there.
-    pub fn connect(&mut self, listener: Fd) -> Option<ConnId> {
+    /// A client's connect from an address: `None` when nobody listens there.
+    pub fn connect(&mut self, listener: Fd, from: IpAddr) -> Option<ConnId> {
         let conn = ConnId(self.streams.len() as u32);
         match self.sockets.get_mut(&listener.0)? {
             Socket::Listener { waiting } => waiting.push_back(conn),
             _ => return None,
         }
-        self.streams.push(Stream::default());
+        self.streams.push(Stream::of(from));
         Some(conn)
     }
 
-    pub fn accept(&mut self, listener: Fd) -> Option<Fd> {
+    pub fn accept(&mut self, listener: Fd) -> Option<(Fd, ConnId)> {
         let conn = self.waiting(listener).pop_front()?;
         self.accepted_open += 1;
         self.stream(conn).accepted = true;
-        Some(self.open(Socket::Stream(conn)))
+        Some((self.open(Socket::Stream(conn)), conn))
+    }
+
+    /// The address of the client at the other end; of one that has reset its connection it is forgotten.
+    pub fn peer(&mut self, fd: Fd) -> Option<IpAddr> {
+        let conn = self.conn(fd);
+        let stream = self.stream(conn);
+        (!stream.reset).then_some(stream.from)
     }
 
     /// The client's send: how many bytes found room.
@@ -152,6 +197,9 @@ impl Net {
         }
         let count = bytes.len().min(window_bytes.saturating_sub(stream.inbound.len()));
         stream.inbound.extend(&bytes[..count]);
+        if count < bytes.len() {
+            self.met.note(Fault::SenderHeldUp);
+        }
         count
     }
 

@@ -10,6 +10,7 @@ use super::frames;
 use super::ring::SimRing;
 use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario, UdpManner};
 use super::scheduler::{Scheduler, SharedAgent};
+use super::source_oracle::SourceBook;
 use crate::bus::{self, Dispatch, TierGauge, TierOptions, TierReceiver, TierSender};
 use crate::control::{Control, ControlStatus, ControlWiring, NodeGate, ShedByClass};
 use crate::ingest::{
@@ -77,6 +78,8 @@ pub struct SimNode {
     pub windows: WindowWriter,
     /// BATCH events that came out of windows.
     pub windowed: Arc<Counter>,
+    /// The reactor's counters, which are among all.
+    pub ingest: Arc<IngestCounters>,
     /// Every agent's counters.
     pub measured: Vec<Arc<dyn Measured>>,
 }
@@ -186,7 +189,7 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler, log
     let producers = producers.map(|(number, (pool, tiers))| builder.producer(number, pool, tiers, log.as_ref())).collect();
     let Builder { letters, process, ingest, shed, ledgers, appended, windowed, sessions, .. } = builder;
     let mut measured: Vec<Arc<dyn Measured>> =
-        vec![process, ingest, sessions, shed, appended, letters.counters().clone(), control.clone()];
+        vec![process, ingest.clone(), sessions, shed, appended, letters.counters().clone(), control.clone()];
     measured.extend(log.as_ref().map(|log| log.keeper_counters().clone() as Arc<dyn Measured>));
     SimNode {
         listener,
@@ -201,6 +204,7 @@ pub fn build(scenario: &Scenario, ring: &SimRing, scheduler: &mut Scheduler, log
         collector,
         windows,
         windowed,
+        ingest,
         measured,
     }
 }
@@ -261,6 +265,7 @@ impl Builder<'_> {
         let options = ReactorOptions {
             limits: FrameLimits { max_frame_bytes: FRAME_BYTES_MAX },
             connections_max: scenario.connections_max,
+            source_limits: scenario.source_limits,
             tcp_flow_control: scenario.flow_control,
             tcp_chunks_offered: scenario.chunks,
             tcp_byte_cap: scenario.byte_cap,
@@ -272,6 +277,7 @@ impl Builder<'_> {
             drain_read_max: Nanos::from_millis(60_000),
             ..ReactorOptions::default()
         };
+        self.ring.with_sources(|book| *book = SourceBook::new(scenario.source_limits, scenario.connections_max));
         let wiring = ReactorWiring {
             pool,
             listener: Some(listener),
@@ -405,6 +411,7 @@ impl Builder<'_> {
             staging_bytes: AppenderOptions::staging_bytes_min(FRAME_BYTES_MAX as usize + 64),
             flush_events: self.scenario.flush_events,
             durability: self.scenario.durability,
+            sync_method: self.scenario.sync_method,
             commit_bytes: 16 << 10,
             allocate_bytes: self.scenario.allocate_bytes,
             ..AppenderOptions::default()

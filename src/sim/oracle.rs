@@ -14,7 +14,7 @@
 //!   is HEALTHY again. No drain is needed for that.
 //! - **O9** Windows side by side hold each BATCH event whose handler is done, once, when the node is drained.
 //!
-//! O10 is in [`super::lives`], O12 in [`super::session_oracle`].
+//! O10 is in [`super::lives`], O11 in [`super::damage`], O12 in [`super::session_oracle`], O13 in [`super::source_oracle`], O14 in [`super::restart`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -25,6 +25,7 @@ use super::frames::{self, FrameKey};
 use super::lives::is_sync_failed;
 use super::rng::Rng;
 use super::session_client::producer_of;
+use super::tally::Met;
 use crate::agent::Holding;
 use crate::metrics::ledger::{DropReason, Ledger, LedgerTerms};
 use crate::pool::{ProducerStamp, Source};
@@ -199,8 +200,11 @@ pub fn check_monotone(status: &StoreStatus, before: &mut (u64, u64)) {
 pub fn check_watermarks(status: &StoreStatus, disk: &SimDisk, rng: &mut Rng) {
     let durable = status.durable_sequence();
     let written = if is_sync_failed(status.state()) { durable } else { status.written_sequence() };
-    let (after, promised) =
-        if rng.chance(300) { (disk.after_crash(Left::ALL), written) } else { (disk.after_power_cut(rng), durable) };
+    let (after, promised) = if rng.chance(300) {
+        (disk.after_crash(Left::ALL), written)
+    } else {
+        (disk.after_power_cut(rng, &Met::default()), durable)
+    };
     let there = end_sequence(disk);
     assert!(there >= written, "O7: sequences below {written} are called written, those below {there} are there");
     let report = recover(&after, &LogIdentity { node: 0, log_id: 1, wall: WallNanos(1) });

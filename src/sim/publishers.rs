@@ -104,7 +104,7 @@ impl SimPublisher {
 
     /// The engine is another one, with this producer. Gives the old one back.
     pub fn go_on(&mut self, producer: Producer) -> Producer {
-        self.arrivals = Arrivals::default();
+        (self.arrivals, self.is_closed) = (Arrivals::default(), false);
         std::mem::replace(&mut self.producer, producer)
     }
 

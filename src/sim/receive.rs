@@ -6,6 +6,7 @@
 
 use super::kernel::{Brings, Kernel, Posted};
 use super::net::Datagram;
+use super::tally::Fault;
 use crate::sys::io::{Errno, Fd, GroupId};
 
 const MESSAGE_HEADER_BYTES: usize = 16;
@@ -13,37 +14,61 @@ const MESSAGE_HEADER_BYTES: usize = 16;
 const GRO_CONTROL_BYTES: usize = 24;
 /// The most that one aggregate holds.
 const GRO_BYTES_MAX: usize = 65_507;
+/// Per mille of the cancels that end their target before what is there to be brought.
+const CANCEL_WINS: u32 = 700;
 
 impl Kernel {
     pub(super) fn accept(&mut self, listener: Fd, cancelled: bool) -> Option<Posted> {
-        if cancelled {
+        let nobody_waits = self.net.waiting(listener).is_empty();
+        if cancelled && (nobody_waits || self.rng.chance(CANCEL_WINS)) {
             return Some(Posted::last(Err(libc::ECANCELED)));
         }
-        if self.net.waiting(listener).is_empty() {
+        if nobody_waits {
             return None;
         }
         if self.net.accepted_open >= self.faults.descriptors_max {
+            self.met.note(Fault::NoDescriptor);
             return Some(Posted::last(Err(libc::EMFILE)));
         }
-        if self.rng.chance(self.faults.accept_aborted) {
+        if self.meets(Fault::AcceptAborted, self.faults.accept_aborted) {
             return Some(Posted::last(Err(libc::ECONNABORTED)));
         }
-        let fd = self.net.accept(listener).expect("someone waits");
+        if let Some(interrupted) = self.interrupted() {
+            return Some(interrupted);
+        }
+        let (fd, conn) = self.net.accept(listener).expect("someone waits");
+        self.overtakes(cancelled);
         let more = !self.ends_multishot();
-        Some(Posted { result: Ok(fd.0 as u32), more, buffer: None, brings: Brings::Nothing })
+        Some(Posted::bringing(fd.0 as u32, more, None, Brings::Connection(conn)))
+    }
+
+    /// An operation brings something, cancelled or not.
+    fn overtakes(&self, cancelled: bool) {
+        if cancelled {
+            self.met.note(Fault::CancelOvertaken);
+        }
+    }
+
+    /// There is no buffer for what could be received.
+    fn starves(&self) -> Posted {
+        self.met.note(Fault::NoBuffer);
+        Posted::last(Err(libc::ENOBUFS))
     }
 
     /// An error or an end without data; now and then a buffer comes back with it (R2).
     fn nothing(&mut self, result: Result<u32, i32>, group: GroupId) -> Posted {
         let with_buffer = self.rng.chance(self.faults.buffer_with_nothing);
         let buffer = if with_buffer { self.take_buffer(group) } else { None };
+        if buffer.is_some() {
+            self.met.note(Fault::EmptyBuffer);
+        }
         Posted { buffer, ..Posted::last(result) }
     }
 
     pub(super) fn receive(&mut self, socket: Fd, group: GroupId, cap_left: &mut Option<u32>, cancelled: bool) -> Option<Posted> {
         let conn = self.net.conn(socket);
         // A cancel races with data: what is there may still come first.
-        if cancelled && self.rng.chance(700) {
+        if cancelled && self.rng.chance(CANCEL_WINS) {
             return Some(self.nothing(Err(libc::ECANCELED), group));
         }
         let stream = self.net.stream(conn);
@@ -53,31 +78,38 @@ impl Kernel {
                 (true, _, _) => Some(self.nothing(Err(libc::ECONNRESET), group)),
                 (_, true, _) => Some(self.nothing(Ok(0), group)),
                 (_, _, true) => Some(self.nothing(Err(libc::ECANCELED), group)),
-                _ if self.faults.eager_enobufs && self.group_is_empty(group) => Some(Posted::last(Err(libc::ENOBUFS))),
+                _ if self.faults.eager_enobufs && self.group_is_empty(group) => Some(self.starves()),
                 _ => None,
             };
         }
-        let Some(mut buffer) = self.take_buffer(group) else { return Some(Posted::last(Err(libc::ENOBUFS))) };
-        let mut count = waiting.min(buffer.capacity_bytes());
-        if self.rng.chance(self.faults.short_receive) {
-            count = self.rng.between(1..=count as u64) as usize;
+        if let Some(interrupted) = self.interrupted() {
+            return Some(interrupted);
         }
+        let Some(mut buffer) = self.take_buffer(group) else { return Some(self.starves()) };
+        let mut count = waiting.min(buffer.capacity_bytes());
+        if count > 1 && self.meets(Fault::ShortReceive, self.faults.short_receive) {
+            count = self.rng.between(1..=count as u64 - 1) as usize;
+        }
+        self.overtakes(cancelled);
         let inbound = &mut self.net.stream(conn).inbound;
         buffer.as_mut_bytes()[..count].iter_mut().zip(inbound.drain(..count)).for_each(|(to, byte)| *to = byte);
         let capped = self.faults.byte_cap && uses_up(cap_left, count as u32);
         let more = !(self.ends_multishot() || capped);
-        Some(Posted { result: Ok(count as u32), more, buffer: Some(buffer), brings: Brings::Bytes(conn, count) })
+        Some(Posted::bringing(count as u32, more, Some(buffer), Brings::Bytes(conn, count)))
     }
 
     pub(super) fn receive_message(&mut self, socket: Fd, group: GroupId, control_bytes: u32, cancelled: bool) -> Option<Posted> {
-        if cancelled && (self.net.datagrams(socket).queue.is_empty() || self.rng.chance(700)) {
+        if cancelled && (self.net.datagrams(socket).queue.is_empty() || self.rng.chance(CANCEL_WINS)) {
             return Some(self.nothing(Err(libc::ECANCELED), group));
         }
         if self.net.datagrams(socket).queue.is_empty() {
             let eager = self.faults.eager_enobufs && self.group_is_empty(group);
-            return eager.then(|| Posted::last(Err(libc::ENOBUFS)));
+            return eager.then(|| self.starves());
         }
-        let Some(mut buffer) = self.take_buffer(group) else { return Some(Posted::last(Err(libc::ENOBUFS))) };
+        if let Some(interrupted) = self.interrupted() {
+            return Some(interrupted);
+        }
+        let Some(mut buffer) = self.take_buffer(group) else { return Some(self.starves()) };
         let payload_at = MESSAGE_HEADER_BYTES + control_bytes as usize;
         if buffer.capacity_bytes() < payload_at {
             return Some(Posted { result: Err(Errno(libc::EFAULT)), buffer: Some(buffer), ..Posted::last(Ok(0)) });
@@ -87,7 +119,12 @@ impl Kernel {
         let message = self.next_message(socket, room, has_control_room);
         let copied = message.bytes.len().min(room);
         let told = if self.faults.truncated_tells_length { message.bytes.len() } else { copied };
-        let flags = if message.bytes.len() > room { libc::MSG_TRUNC as u32 } else { 0 };
+        let is_truncated = message.bytes.len() > room;
+        if is_truncated {
+            self.met.note(Fault::DatagramTruncated);
+        }
+        self.overtakes(cancelled);
+        let flags = if is_truncated { libc::MSG_TRUNC as u32 } else { 0 };
         let control_len = if message.segment_bytes.is_some() { GRO_CONTROL_BYTES } else { 0 };
         let bytes = buffer.as_mut_bytes();
         for (place, field) in [0, control_len as u32, told as u32, flags].into_iter().enumerate() {
@@ -100,7 +137,7 @@ impl Kernel {
         // The kernel takes a receive of nothing for the end.
         let more = copied > 0 && !self.ends_multishot();
         let brings = Brings::Datagrams(socket, message.parts);
-        Some(Posted { result: Ok((payload_at + copied) as u32), more, buffer: Some(buffer), brings })
+        Some(Posted::bringing((payload_at + copied) as u32, more, Some(buffer), brings))
     }
 
     /// The next datagram, or with GRO the next few of equal size (a shorter one ends the row).

@@ -1,6 +1,7 @@
 //! The simulated ring: what agents get for the kernel ([`Ring`]), and the same kernel as clients and the scheduler see it.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -9,6 +10,8 @@ use super::disk::SimDisk;
 use super::faults::Faults;
 use super::kernel::{Kernel, Kind};
 use super::net::{ConnId, Datagram};
+use super::source_oracle::SourceBook;
+use super::tally::{Fault, Met};
 use crate::pool::LentBuffer;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Fd, GroupId, Ring, Token, WriteSync};
@@ -34,11 +37,11 @@ pub struct Delivered {
 impl SimRing {
     /// A host of its own, with its own chance.
     pub fn new(seed: u64, faults: Faults) -> Self {
-        Self::on(seed, faults, SimClock::new(), SimDisk::new())
+        Self::on(seed, faults, SimClock::new(), SimDisk::new(), Met::default())
     }
 
-    fn on(seed: u64, faults: Faults, clock: SimClock, disk: SimDisk) -> Self {
-        let kernel = Kernel::new(seed, faults, clock.clone(), disk);
+    fn on(seed: u64, faults: Faults, clock: SimClock, disk: SimDisk, met: Met) -> Self {
+        let kernel = Kernel::new(seed, faults, clock.clone(), disk, met);
         Self { kernel: Rc::new(RefCell::new(kernel)), clock }
     }
 
@@ -50,7 +53,21 @@ impl SimRing {
     /// The ring of the next process on this host, over what is left of its disk.
     pub fn reborn(&self, seed: u64, disk: SimDisk) -> Self {
         let faults = self.kernel.borrow().faults.clone();
-        Self::on(seed, faults, self.clock.clone(), disk)
+        Self::on(seed, faults, self.clock.clone(), disk, self.met())
+    }
+
+    /// What went wrong on this host, in all its processes.
+    pub fn met(&self) -> Met {
+        self.kernel.borrow().met.clone()
+    }
+
+    pub(super) fn note(&self, fault: Fault) {
+        self.kernel.borrow().met.note(fault);
+    }
+
+    /// What is known of the sources of connections.
+    pub(super) fn with_sources<T>(&self, look: impl FnOnce(&mut SourceBook) -> T) -> T {
+        look(&mut self.kernel.borrow_mut().sources)
     }
 
     /// The clock of this host.
@@ -83,9 +100,9 @@ impl SimRing {
         self.kernel.borrow_mut().net.close(fd);
     }
 
-    /// A client connects; `None` when nobody listens there.
-    pub fn connect(&self, listener: Fd) -> Option<ConnId> {
-        self.kernel.borrow_mut().net.connect(listener)
+    /// A client connects from an address; `None` when nobody listens there.
+    pub fn connect(&self, listener: Fd, from: IpAddr) -> Option<ConnId> {
+        self.kernel.borrow_mut().net.connect(listener, from)
     }
 
     /// A client sends; returns how many bytes found room.
@@ -112,6 +129,7 @@ impl SimRing {
         let stream = kernel.net.stream(conn);
         stream.inbound.truncate(kept);
         stream.reset = true;
+        kernel.met.note(Fault::Reset);
     }
 
     /// Whether the engine has shut this connection down or closed it.
@@ -138,6 +156,7 @@ impl SimRing {
             socket.queue.push_back(Datagram { bytes, truncated: false });
         } else {
             socket.drops = socket.drops.wrapping_add(1);
+            kernel.met.note(Fault::DatagramDropped);
         }
     }
 
@@ -151,12 +170,12 @@ impl SimRing {
         self.kernel.borrow_mut().take_completion()
     }
 
-    /// Whether completions wait to be taken.
+    /// Whether completions can be taken now.
     pub fn has_completions(&self) -> bool {
-        self.kernel.borrow().has_queued()
+        self.kernel.borrow().has_told()
     }
 
-    /// When the next file operation ends by itself.
+    /// When the next file operation ends, or the next completion can be taken, by itself.
     pub fn next_event(&self) -> Option<Nanos> {
         self.kernel.borrow().next_event()
     }
@@ -271,7 +290,18 @@ impl Ring for SimRing {
     }
 
     fn close(&mut self, token: Token, fd: Fd) {
-        self.kernel.borrow_mut().submit(token, Kind::Close { fd });
+        let mut kernel = self.kernel.borrow_mut();
+        let conn = kernel.net.conn_of(fd);
+        kernel.submit(token, Kind::Close { fd, conn });
+    }
+
+    fn peer(&mut self, socket: Fd) -> Option<IpAddr> {
+        let mut kernel = self.kernel.borrow_mut();
+        let (conn, peer) = (kernel.net.conn(socket), kernel.net.peer(socket));
+        if peer.is_none() {
+            kernel.sources.hides(conn);
+        }
+        peer
     }
 
     fn socket_drops(&mut self, socket: Fd) -> Option<u32> {

@@ -1,18 +1,27 @@
 //! What a seed stands for: the node's sizes and policies, the faults, the senders. Small on purpose: what a real node meets once a
 //! week (a full lane, no slot, no chunk, a queue that overflows) is met here all the time.
 
+use std::net::IpAddr;
+
 use super::clients::{FrameMix, Manner};
 use super::faults::Faults;
-use super::lives::Death;
+use super::lives::LifeEnd;
 use super::rng::Rng;
 use super::scheduler::Pace;
 use super::session_client::SessionLoad;
 use crate::bus::Overflow;
 use crate::control::Thresholds;
-use crate::storage::Durability;
+use crate::ingest::SourceLimits;
+use crate::storage::{Durability, SyncMethod};
 use crate::sys::clock::Nanos;
 use crate::wire::session::AckLevel;
 use crate::wire::{Priority, Tier};
+
+/// Bytes that are allocated ahead.
+const ALLOCATE_BYTES: [u64; 3] = [0, 64 << 10, 1 << 20];
+
+/// Bytes of a segment.
+const SEGMENT_BYTES: [u64; 4] = [6 << 10, 20 << 10, 100 << 10, 1 << 20];
 
 /// The longest frame of every scenario.
 pub const FRAME_BYTES_MAX: u32 = 4096;
@@ -78,10 +87,16 @@ pub struct Scenario {
     pub dedup: bool,
     /// When events are durable.
     pub durability: Durability,
+    /// How, where every batch is.
+    pub sync_method: SyncMethod,
     /// Dead letters that wait to be written.
     pub letters: usize,
     /// Connections at a time.
     pub connections_max: u32,
+    /// What each source may take.
+    pub source_limits: SourceLimits,
+    /// Where clients are, in turns.
+    pub addresses: Vec<IpAddr>,
     /// How long a frame may take.
     pub frame_deadline: Nanos,
     /// How long a connection may be silent; 0 = for ever.
@@ -119,7 +134,7 @@ pub struct Scenario {
     /// A publisher's event slots: small, medium, large.
     pub publisher_slots: [u32; 3],
     /// How the node's lives end, but for the last.
-    pub deaths: Vec<Death>,
+    pub ends: Vec<LifeEnd>,
     /// Clients of sessions.
     pub sessions: Vec<SessionLoad>,
     /// Producers with a seat at a time.
@@ -146,7 +161,7 @@ impl Scenario {
             inlet_events: 1 << rng.between(1..=7),
             slots: if roomy { [512, 128, 8] } else { slots(rng) },
             chunks: rng.between(1..=5) as u16,
-            chunk_bytes: if udp == UdpManner::Gro { 65_600 } else { *rng.pick(&[256, 512, 1024, 4096]) },
+            chunk_bytes: if udp == UdpManner::Gro { *rng.pick(&[9_000, 65_600]) } else { *rng.pick(&[256, 512, 1024, 4096]) },
             byte_cap: *rng.pick(&[0, 0, 700, 3000]),
             parking: rng.between(1..=12) as u32,
             udp_slots: rng.between(1..=8) as u16,
@@ -155,12 +170,15 @@ impl Scenario {
             handler: *rng.pick(&[HandlerManner::Absent, HandlerManner::Good, HandlerManner::Bad, HandlerManner::Bad]),
             dedup: rng.chance(600),
             durability: *rng.pick(&[Durability::None, Durability::Group, Durability::Always]),
+            sync_method: *rng.pick(&[SyncMethod::Dsync, SyncMethod::Fdatasync]),
             letters: *rng.pick(&[2, 16, 256]),
             connections_max: *rng.pick(&[2, 64]),
+            source_limits: source_limits(rng),
+            addresses: addresses(rng),
             frame_deadline: Nanos::from_millis(rng.between(2..=60)),
             idle_deadline: *rng.pick(&[Nanos(0), Nanos::from_millis(20)]),
             flush_events: *rng.pick(&[1, 10, 100]),
-            allocate_bytes: *rng.pick(&[0, 64 << 10, 1 << 20]),
+            allocate_bytes: *rng.pick(&ALLOCATE_BYTES),
             disk_fills: storage && rng.chance(250),
             thresholds: thresholds(rng, capacity),
             wide_budgets: rng.chance(500),
@@ -172,10 +190,10 @@ impl Scenario {
             publishers: (0..rng.between(0..=2)).map(|_| (rng.between(10..=120) as u32, frame_mix(rng))).collect(),
             service: rng.chance(400).then(|| (rng.between(10..=60) as u32, frame_mix(rng))),
             publisher_slots: [rng.between(4..=60) as u32, rng.between(2..=8) as u32, 1],
-            segment_bytes: *rng.pick(&[6 << 10, 20 << 10, 100 << 10, 1 << 20]),
+            segment_bytes: *rng.pick(&SEGMENT_BYTES),
             retention_bytes: if rng.chance(150) { 20 << 10 } else { 0 },
             min_free: rng.chance(300),
-            deaths: if storage && rng.chance(600) { deaths(rng) } else { Vec::new() },
+            ends: if storage && rng.chance(600) { ends(rng) } else { Vec::new() },
             sessions: Vec::new(),
             seats: 8,
             session_window: 256,
@@ -194,6 +212,31 @@ impl Scenario {
             self.faults.short_send = 300;
         }
         self
+    }
+
+    /// The flags of the next start, where the log and those who use it allow others. What is promised to sessions stays possible; so does what is
+    /// said of all lives together (duplicates, retries); who can reach the node, and how much memory it has, stays as it is.
+    pub(super) fn change_flags(&mut self, rng: &mut Rng) {
+        let promised = self.sessions.iter().map(|load| load.level).max().unwrap_or(AckLevel::Accepted);
+        let durable = [Durability::Group, Durability::Always, Durability::None];
+        self.durability = *rng.pick(&durable[..if promised == AckLevel::Durable { 2 } else { 3 }]);
+        self.sync_method = *rng.pick(&[SyncMethod::Dsync, SyncMethod::Fdatasync]);
+        self.flow_control = rng.chance(600);
+        self.overflow = std::array::from_fn(|_| *rng.pick(&Overflow::ALL));
+        self.inlet_events = 1 << rng.between(1..=7);
+        self.byte_cap = *rng.pick(&[0, 0, 700, 3000]);
+        self.letters = *rng.pick(&[2, 16, 256]);
+        self.connections_max = *rng.pick(&[2, 64]);
+        self.source_limits = source_limits(rng);
+        self.frame_deadline = Nanos::from_millis(rng.between(2..=60));
+        self.idle_deadline = *rng.pick(&[Nanos(0), Nanos::from_millis(20)]);
+        self.flush_events = *rng.pick(&[1, 10, 100]);
+        self.allocate_bytes = *rng.pick(&ALLOCATE_BYTES);
+        self.segment_bytes = *rng.pick(&SEGMENT_BYTES);
+        self.retention_bytes = if rng.chance(150) { 20 << 10 } else { 0 };
+        self.min_free = rng.chance(300);
+        self.wide_budgets = rng.chance(500);
+        (self.seats, self.session_window) = (*rng.pick(&[1, 2, 8]), *rng.pick(&[64, 256]));
     }
 
     fn session_load(&self, rng: &mut Rng) -> SessionLoad {
@@ -230,9 +273,24 @@ fn thresholds(rng: &mut Rng, capacity: [usize; Tier::COUNT]) -> Thresholds {
     }
 }
 
-fn deaths(rng: &mut Rng) -> Vec<Death> {
+fn ends(rng: &mut Rng) -> Vec<LifeEnd> {
     let steps_max = *rng.pick(&[300, 3_000, 20_000]);
-    (0..rng.between(1..=3)).map(|_| Death::by_chance(rng, steps_max)).collect()
+    (0..rng.between(1..=3)).map(|_| LifeEnd::by_chance(rng, steps_max)).collect()
+}
+
+/// On most seeds nothing is limited.
+fn source_limits(rng: &mut Rng) -> SourceLimits {
+    if rng.chance(700) {
+        return SourceLimits::default();
+    }
+    SourceLimits { connections_max: *rng.pick(&[0, 1, 3]), events_per_s: *rng.pick(&[0, 50, 200, 1_000]) }
+}
+
+/// Of one to three sources; fewer than a reactor has places for, so that none is forgotten.
+fn addresses(rng: &mut Rng) -> Vec<IpAddr> {
+    let all = ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "192.0.2.2"];
+    let addresses = all[..*rng.pick(&[2, 2, 4, 5])].iter();
+    addresses.map(|address| address.parse().expect("an address of a documentation's network")).collect()
 }
 
 fn slots(rng: &mut Rng) -> [u32; 3] {
@@ -245,6 +303,8 @@ fn faults(rng: &mut Rng) -> Faults {
     }
     Faults {
         silent_end: *rng.pick(&[0, 20, 300]),
+        late_completion: *rng.pick(&[0, 20, 300]),
+        late_max: *rng.pick(&[Nanos::from_micros(100), Nanos::from_millis(20)]),
         short_receive: *rng.pick(&[0, 200, 900]),
         eager_enobufs: rng.chance(300),
         buffer_with_nothing: *rng.pick(&[0, 500]),
@@ -262,9 +322,9 @@ fn faults(rng: &mut Rng) -> Faults {
         file_delay_max: Nanos::from_micros(*rng.pick(&[0, 50, 1_000])),
         file_stall: *rng.pick(&[0, 20]),
         allocate_unsupported: rng.chance(200),
-        write_error: if rng.chance(50) { 50 } else { 0 },
+        write_error: if rng.chance(80) { 50 } else { 0 },
         interrupted: *rng.pick(&[0, 100]),
-        sync_error: if rng.chance(50) { 50 } else { 0 },
+        sync_error: if rng.chance(80) { 50 } else { 0 },
         write_back: *rng.pick(&[0, 300, 1000]),
     }
 }
@@ -275,6 +335,7 @@ fn pace(rng: &mut Rng) -> Pace {
         completions: rng.between(100..=350) as u32,
         time: rng.between(20..=100) as u32,
         wall_jumps: *rng.pick(&[0, 0, 5]),
+        leaps: *rng.pick(&[0, 0, 2]),
         stalls: rng.below(6) as u32,
         stall_max: Nanos::from_micros(*rng.pick(&[50, 500, 5_000])),
     }

@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - **Y1** Time jumps only when nothing else can happen, and only to the nearest deadline that an agent named or the nearest end of a
-//!   file operation. So an agent that forgets a deadline hangs the simulation, as it would hang a parked runner.
+//!   file operation. So an agent that forgets a deadline hangs the simulation, as it would hang a parked runner. (A host that is suspended now and
+//!   then, on some seeds, may wake it; on the others nothing does.)
 //! - **Y2** An agent that again and again asks to be polled at once and then has nothing to do is caught: it would spin.
 
 use std::cell::RefCell;
@@ -14,6 +15,7 @@ use std::rc::Rc;
 
 use super::ring::SimRing;
 use super::rng::Rng;
+use super::tally::Fault;
 use crate::agent::{Agent, Context, Holding};
 use crate::sys::clock::{Clock, Nanos};
 
@@ -29,6 +31,9 @@ const TICK_MAX: Nanos = Nanos::from_micros(20);
 /// The farthest that the wall clock jumps: two hours, as with a daylight saving time that somebody got wrong.
 const WALL_JUMP_MAX_NS: u64 = 7_200_000_000_000;
 
+/// The longest that a host is suspended.
+const LEAP_MAX: Nanos = Nanos::from_millis(500);
+
 /// How the scheduler divides its steps. Per mille; what is left goes to polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -40,6 +45,8 @@ pub struct Pace {
     pub time: u32,
     /// Per mille of the steps in which time passes: the wall clock jumps.
     pub wall_jumps: u32,
+    /// Per mille of the steps in which time passes: the host is suspended, and much time passes at once.
+    pub leaps: u32,
     /// An agent is held up.
     pub stalls: u32,
     /// For how long at most.
@@ -122,26 +129,40 @@ impl Scheduler {
         format!("now {:?}, in flight {:?}\n{agents}", self.ring.now(), self.ring.in_flight())
     }
 
-    /// Does one thing.
-    pub fn step(&mut self) {
-        let Pace { kernel, completions, time, stalls, stall_max, wall_jumps } = self.pace;
+    /// Does one thing. Returns whether an agent was called.
+    pub fn step(&mut self) -> bool {
+        let Pace { kernel, completions, time, stalls, stall_max, .. } = self.pace;
         let die = self.rng.below(1000) as u32;
         if die < kernel {
             self.ring.step();
         } else if die < kernel + completions {
             self.deliver();
+            return true;
         } else if die < kernel + completions + time {
-            self.ring.clock().advance(Nanos(self.rng.below(TICK_MAX.0)));
-            if self.rng.chance(wall_jumps) {
-                let ns = self.rng.below(WALL_JUMP_MAX_NS) as i64;
-                self.ring.clock().jump_wall(if self.rng.chance(500) { ns } else { -ns });
-            }
+            self.pass_time();
         } else if die < kernel + completions + time + stalls {
             let seat = self.rng.index(self.seats.len());
             self.seats[seat].stalled_until = self.ring.now() + Nanos(self.rng.between(0..=stall_max.0));
+            self.ring.note(Fault::HeldUp);
         } else {
             let seat = self.rng.index(self.seats.len());
             self.poll(seat);
+            return true;
+        }
+        false
+    }
+
+    fn pass_time(&mut self) {
+        self.ring.clock().advance(Nanos(self.rng.below(TICK_MAX.0)));
+        if self.rng.chance(self.pace.wall_jumps) {
+            let ns = self.rng.below(WALL_JUMP_MAX_NS) as i64;
+            self.ring.clock().jump_wall(if self.rng.chance(500) { ns } else { -ns });
+            self.ring.note(Fault::WallJump);
+        }
+        if self.rng.chance(self.pace.leaps) {
+            let leap = Nanos(self.rng.below(LEAP_MAX.0));
+            self.jump(self.ring.now() + leap);
+            self.ring.note(Fault::Leap);
         }
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::kernel::{Kernel, Kind, Posted};
 use super::net::ConnId;
 use super::ring::SimRing;
+use super::tally::Fault;
 use crate::sys::io::{Fd, Token};
 use crate::sys::memory::StagingBuffer;
 
@@ -18,21 +19,27 @@ impl Kernel {
     /// What a send comes to; `None`: the socket's buffer is full.
     pub(super) fn send(&mut self, socket: Fd, bytes: &[u8], cancelled: bool) -> Option<Posted> {
         let window_bytes = self.faults.send_window_bytes;
-        let is_short = self.rng.chance(self.faults.short_send);
         let conn = self.net.conn(socket);
         let stream = self.net.stream(conn);
+        let left = window_bytes.saturating_sub(stream.outbound.len());
         if stream.reset {
             return Some(Posted::last(Err(libc::ECONNRESET)));
         }
         if stream.shut || stream.sent_end {
             return Some(Posted::last(Err(libc::EPIPE)));
         }
-        let mut count = bytes.len().min(window_bytes.saturating_sub(stream.outbound.len()));
-        if count == 0 {
+        if left == 0 {
             return cancelled.then(|| Posted::last(Err(libc::ECANCELED)));
         }
-        if is_short {
-            count = self.rng.between(1..=count as u64) as usize;
+        if let Some(interrupted) = self.interrupted() {
+            return Some(interrupted);
+        }
+        let mut count = bytes.len().min(left);
+        if count < bytes.len() {
+            self.met.note(Fault::SendHeldUp);
+        }
+        if count > 1 && self.meets(Fault::ShortSend, self.faults.short_send) {
+            count = self.rng.between(1..=count as u64 - 1) as usize;
         }
         self.net.stream(conn).outbound.extend(&bytes[..count]);
         Some(Posted::last(Ok(count as u32)))

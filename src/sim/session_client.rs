@@ -14,6 +14,7 @@
 //! - A session that ends by its BYE has acknowledged everything.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 
 use super::clients::{Account, FrameMaker, FrameMix, malformed};
 use super::frames::SentFrame;
@@ -22,6 +23,7 @@ use super::oracle::Arrivals;
 use super::ring::SimRing;
 use super::rng::Rng;
 use super::scenario::FRAME_BYTES_MAX;
+use super::tally::Fault;
 use crate::control::Level;
 use crate::pool::Source;
 use crate::sys::clock::{Clock, Nanos};
@@ -101,6 +103,7 @@ struct Connection {
 pub struct SessionClient {
     load: SessionLoad,
     producer: ProducerId,
+    from: IpAddr,
     listener: Fd,
     maker: FrameMaker,
     rng: Rng,
@@ -124,15 +127,18 @@ pub struct SessionClient {
     pause: Nanos,
     next_at: Nanos,
     done: bool,
+    /// Because the engine stops, and for no other reason.
+    is_sent_away: bool,
     counters: BTreeMap<&'static str, u64>,
 }
 
 impl SessionClient {
-    /// A client that has yet to connect.
-    pub fn new(load: SessionLoad, listener: Fd, account: &mut Account, mut rng: Rng) -> Self {
+    /// A client at `from` that has yet to connect.
+    pub fn new(load: SessionLoad, from: IpAddr, listener: Fd, account: &mut Account, mut rng: Rng) -> Self {
         let maker = FrameMaker::of_session(load.mix.clone(), account);
         Self {
             producer: producer_of(maker.client()),
+            from,
             listener,
             frames: Vec::new(),
             sent: 0,
@@ -147,6 +153,7 @@ impl SessionClient {
             pause: load.mix.pause_max,
             next_at: Nanos::from_millis(1_000) + Nanos(rng.below(load.mix.pause_max.0 * 8)),
             done: false,
+            is_sent_away: false,
             counters: BTreeMap::new(),
             load,
             maker,
@@ -221,6 +228,9 @@ impl SessionClient {
         if self.load.level < survives {
             self.promised_from = self.acked + 1;
         }
+        if std::mem::take(&mut self.is_sent_away) {
+            self.done = false;
+        }
         // What one life took from it, the next one gives back.
         self.connections_left += 2;
     }
@@ -256,7 +266,7 @@ impl SessionClient {
             return true;
         }
         if self.rng.chance(self.load.stalls) {
-            self.count("stalls");
+            ring.note(Fault::ReaderStalled);
             self.stalls_until = ring.now() + Nanos(self.rng.below(STALL_MAX.0));
         }
         self.say(account);
@@ -279,7 +289,7 @@ impl SessionClient {
     fn connect(&mut self, ring: &SimRing) {
         let conn = self.connections_left.checked_sub(1).and_then(|left| {
             self.connections_left = left;
-            ring.connect(self.listener)
+            ring.connect(self.listener, self.from)
         });
         let Some(id) = conn else {
             self.done = true;
@@ -291,6 +301,9 @@ impl SessionClient {
         let mut hello = [0; HELLO_BYTES_MAX];
         let bytes =
             Hello { level: self.load.level, producer: self.producer, lowest_unacked: lowest, token: &[] }.encode(&mut hello);
+        if !self.connections.is_empty() {
+            ring.note(Fault::Reconnected);
+        }
         self.connections.push(id);
         self.connection = Some(Connection {
             id,
@@ -326,7 +339,7 @@ impl SessionClient {
         }
         if connection.error == Some(SessionFault::Stopping.code()) {
             self.told_all = (connection.phase != Phase::Greeting).then_some(connection.lowest);
-            self.done = true;
+            (self.is_sent_away, self.done) = (!self.done, true);
         }
         ring.finish(connection.id);
     }
@@ -338,7 +351,7 @@ impl SessionClient {
             0 => ring.finish(connection.id),
             1 => ring.reset(connection.id),
             // The next hello finds it open.
-            _ => self.count("superseding"),
+            _ => ring.note(Fault::Superseded),
         }
     }
 
@@ -448,6 +461,9 @@ impl SessionClient {
         }
         let whole = connection.unsent.len();
         let cut = if self.rng.chance(400) { whole } else { self.rng.between(1..=whole as u64) as usize };
+        if cut < whole {
+            ring.note(Fault::Cut);
+        }
         let sent = ring.send(connection.id, &connection.unsent.make_contiguous()[..cut]);
         connection.unsent.drain(..sent);
         sent > 0

@@ -1,26 +1,26 @@
-//! A run of a seed: a node, its clients, the oracles after every step, the drain, and the reckoning.
+//! A run of a seed: a node, its clients, the oracles after every step, the drain. What they come to: [`super::reckoning`].
 
 use std::collections::BTreeMap;
 
 use super::clients::{Account, TcpClient, UdpClient};
-use super::damage;
 use super::disk::SimDisk;
-use super::lives::{Death, is_sync_failed, open_log};
+use super::lives::{LifeEnd, is_sync_failed, open_log};
+use super::net::LOCALHOST;
 use super::node::{self, SimNode, seat};
-use super::oracle::{self, Arrivals, LogRules};
+use super::oracle;
 use super::publishers::SimPublisher;
 use super::ring::SimRing;
 use super::rng::Rng;
-use super::scenario::{FRAME_BYTES_MAX, HandlerManner, Scenario};
+use super::scenario::Scenario;
 use super::scheduler::Scheduler;
-use super::session_client::{SessionClient, SessionLoad};
+use super::session_client::SessionClient;
 use super::session_oracle::{self, Ground};
+use super::source_oracle::{SourceBook, Taken};
+use super::tally::Tally;
 use crate::control::Level;
-use crate::metrics::ledger::LedgerTerms;
+use crate::metrics::ledger::{Ledger, LedgerTerms};
 use crate::pool::Source;
-use crate::storage::StoreState;
-use crate::storage::format::BATCH_HEADER_BYTES;
-use crate::storage::node_reader::{NodeReader, verify};
+use crate::storage::node_reader::NodeReader;
 use crate::sys::clock::{Clock, Nanos};
 use crate::wire::session::AckLevel;
 
@@ -51,6 +51,8 @@ pub struct Outcome {
     pub terms: LedgerTerms,
     /// All counters of the agents, by name and labels.
     pub counters: BTreeMap<String, u64>,
+    /// What went wrong, and how often.
+    pub faults: Tally,
     /// Steps taken.
     pub steps: u64,
     /// A digest of the log's bytes, so that two runs can be compared.
@@ -70,44 +72,45 @@ pub fn run(scenario: &Scenario) -> Outcome {
     world.reckon()
 }
 
-pub(super) struct World<'a> {
-    pub(super) scenario: &'a Scenario,
+pub(super) struct World {
+    /// The flags in it change with restarts.
+    pub(super) scenario: Scenario,
     pub(super) rng: Rng,
     pub(super) ring: SimRing,
     pub(super) scheduler: Scheduler,
     pub(super) node: SimNode,
-    account: Account,
+    pub(super) account: Account,
     pub(super) tcp: Vec<TcpClient>,
     pub(super) udp: Vec<UdpClient>,
     pub(super) publishers: Vec<SimPublisher>,
     pub(super) sessions: Vec<SessionClient>,
     /// What earlier lives came to.
     pub(super) past: Past,
-    /// The deaths that are still to come, the next one last.
-    deaths: Vec<&'a Death>,
-    life: Life,
+    /// The ends of lives that are still to come, the next one last.
+    ends: Vec<LifeEnd>,
+    pub(super) life: Life,
     /// When the disk has room again, if it is full.
     full_until: Option<Nanos>,
     /// How often the disk may still fill up.
-    fills_left: u32,
+    pub(super) fills_left: u32,
     /// When the drain comes, once all clients are done.
     live_until: Option<Nanos>,
     /// Clients hold still.
-    clients_rest: bool,
+    pub(super) clients_rest: bool,
     /// Nothing will happen any more by itself.
     is_stuck: bool,
     /// The seats that are draining.
     stage: &'static [usize],
-    steps: u64,
+    pub(super) steps: u64,
 }
 
 /// What is of one life of the node.
 #[derive(Debug, Default)]
-struct Life {
+pub(super) struct Life {
     /// Steps before it.
     began: u64,
     /// The first sequence of its records.
-    first_sequence: u64,
+    pub(super) first_sequence: u64,
     /// Written and durable, as last seen (O7).
     watermarks: (u64, u64),
 }
@@ -115,8 +118,8 @@ struct Life {
 /// What lives came to that have ended.
 #[derive(Debug, Default)]
 pub(super) struct Past {
-    terms: LedgerTerms,
-    counters: BTreeMap<String, u64>,
+    pub(super) terms: LedgerTerms,
+    pub(super) counters: BTreeMap<String, u64>,
 }
 
 impl Past {
@@ -126,18 +129,13 @@ impl Past {
         self.add_counters(node.counters());
     }
 
-    /// One more of these.
-    pub(super) fn count(&mut self, name: &str) {
-        *self.counters.entry(name.to_owned()).or_default() += 1;
-    }
-
-    fn add_counters(&mut self, counters: BTreeMap<String, u64>) {
+    pub(super) fn add_counters(&mut self, counters: BTreeMap<String, u64>) {
         counters.into_iter().for_each(|(name, count)| *self.counters.entry(name).or_default() += count);
     }
 }
 
-impl<'a> World<'a> {
-    fn new(scenario: &'a Scenario) -> Self {
+impl World {
+    fn new(scenario: &Scenario) -> Self {
         let mut rng = Rng::new(scenario.seed);
         let ring = SimRing::new(rng.next_u64(), scenario.faults.clone());
         let mut scheduler = Scheduler::new(ring.clone(), rng.fork(), scenario.pace);
@@ -145,8 +143,11 @@ impl<'a> World<'a> {
         let mut node = node::build(scenario, &ring, &mut scheduler, log);
         let mut account = Account::default();
         let mut tcp = Vec::new();
+        let mut addresses = scenario.addresses.iter().copied().cycle();
+        let mut address = || addresses.next().unwrap_or(LOCALHOST);
         for (manner, frames, mix) in &scenario.tcp {
-            tcp.push(TcpClient::new(*manner, node.listener, *frames, mix.clone(), &mut account, rng.fork()));
+            let who = (*manner, address());
+            tcp.push(TcpClient::new(who, node.listener, *frames, mix.clone(), &mut account, rng.fork()));
         }
         let mut udp = Vec::new();
         for (datagrams, mix) in scenario.udp_clients.iter().filter(|_| node.udp.is_some()) {
@@ -157,11 +158,13 @@ impl<'a> World<'a> {
         let producers = std::mem::take(&mut node.producers);
         let publisher = |(producer, (frames, mix))| SimPublisher::new(producer, frames, mix, &mut account, rng.fork());
         let publishers = producers.into_iter().zip(loads).map(publisher).collect();
-        let session = |load: &SessionLoad| SessionClient::new(load.clone(), node.listener, &mut account, rng.fork());
-        let sessions = scenario.sessions.iter().map(session).collect();
+        let mut sessions = Vec::new();
+        for load in &scenario.sessions {
+            sessions.push(SessionClient::new(load.clone(), address(), node.listener, &mut account, rng.fork()));
+        }
         let fills_left = if scenario.disk_fills { FILLS_MAX } else { 0 };
         Self {
-            scenario,
+            scenario: scenario.clone(),
             rng,
             ring,
             scheduler,
@@ -172,7 +175,7 @@ impl<'a> World<'a> {
             publishers,
             sessions,
             past: Past::default(),
-            deaths: scenario.deaths.iter().rev().collect(),
+            ends: scenario.ends.iter().rev().cloned().collect(),
             life: Life::default(),
             full_until: None,
             fills_left,
@@ -188,7 +191,7 @@ impl<'a> World<'a> {
     pub(super) fn begin_life(&mut self) {
         let status = self.node.log.as_ref().map(|log| log.status().written_sequence());
         self.life = Life { began: self.steps, first_sequence: status.unwrap_or(0), watermarks: (0, 0) };
-        (self.full_until, self.live_until, self.is_stuck) = (None, None, false);
+        (self.full_until, self.live_until, self.is_stuck, self.stage) = (None, None, false, &[]);
     }
 
     /// Steps since then.
@@ -196,20 +199,20 @@ impl<'a> World<'a> {
         self.steps - self.life.began
     }
 
-    /// Until all clients are done, and a while longer on some seeds; through all deaths. False: the drain is to come in the middle of it.
+    /// Until all clients are done, and a while longer on some seeds; through all lives. False: the drain is to come in the middle of it.
     fn live(&mut self) -> bool {
         let early = self.scenario.early_drain.then(|| self.rng.between(50..=8_000));
         let began = self.ring.now();
         while self.ring.now().since(began) < LIVE_MAX {
             if early.is_some_and(|steps| self.steps >= steps) {
-                self.deaths.clear();
+                self.ends.clear();
                 return false;
             }
             self.step();
-            if self.deaths.last().is_some_and(|death| self.must_die(death))
-                && let Some(death) = self.deaths.pop()
+            if self.ends.last().is_some_and(|end| self.must_end(end))
+                && let Some(end) = self.ends.pop()
             {
-                self.die(death);
+                self.end_life(&end);
             }
             if self.clients_next().is_none() {
                 // Long enough for deadlines to pass, on some seeds.
@@ -220,7 +223,7 @@ impl<'a> World<'a> {
                 }
             }
         }
-        self.deaths.clear();
+        self.ends.clear();
         true
     }
 
@@ -267,8 +270,9 @@ impl<'a> World<'a> {
         self.ring.disk().set_full(false);
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         self.mend_disk();
+        self.ring.with_sources(SourceBook::end);
         self.live_until = None;
         self.publishers.iter_mut().for_each(SimPublisher::close);
         let stages: [&[usize]; 3] = [&[seat::CONTROL, seat::REACTOR], &seat::PROCESSORS, &[seat::APPENDER]];
@@ -294,17 +298,23 @@ impl<'a> World<'a> {
     fn step(&mut self) {
         self.steps += 1;
         assert!(self.steps < STEPS_MAX, "does not come to its end: {}", self.describe());
+        let mut is_changed = true;
         match self.rng.below(16) {
             0..=2 => self.client(),
             3 => drop(self.help()),
             4 => self.fill_disk(),
-            _ => self.scheduler.step(),
+            // Where no agent was called the ledger has not changed.
+            _ => is_changed = self.scheduler.step(),
         }
         if self.ring.disk().has_stopped() {
             return; // Somebody dies now.
         }
-        if self.scheduler.is_settled() {
-            oracle::check_balance(&self.node.ledger(), self.scheduler.holding());
+        if is_changed {
+            let ledger = self.node.ledger();
+            if self.scheduler.is_settled() {
+                oracle::check_balance(&ledger, self.scheduler.holding());
+            }
+            self.check_sources(&ledger);
         }
         if let Some(log) = self.node.log.as_ref() {
             oracle::check_monotone(log.status(), &mut self.life.watermarks);
@@ -344,8 +354,8 @@ impl<'a> World<'a> {
         let sink: &mut dyn FnMut(&[u8]) -> bool = &mut |_| true;
         let letter = self.node.collector.collect(self.ring.now(), self.ring.wall(), sink).is_some();
         let (now, wall) = (self.ring.now(), self.ring.wall());
-        let death = self.deaths.last().filter(|death| self.steps_of_life() >= death.after_steps);
-        if let Some(changes) = death.and_then(|death| death.in_keeper) {
+        let is_near = |end: &&LifeEnd| self.stage.is_empty() && self.steps_of_life() >= end.after_steps;
+        if let Some(changes) = self.ends.last().filter(is_near).and_then(|end| end.how.in_keeper()) {
             self.ring.disk().stop_after(changes);
         }
         let kept = self.node.log.as_mut().and_then(|log| log.keeper()).is_some_and(|keeper| keeper.work(now, wall));
@@ -398,7 +408,17 @@ impl<'a> World<'a> {
         self.scheduler.jump(next);
     }
 
-    // -- sessions --
+    // -- sources and sessions --
+
+    /// O13, of what was received.
+    fn check_sources(&self, ledger: &Ledger) {
+        self.ring.with_sources(|book| {
+            if book.has_rate() {
+                let events = ledger.terms[Source::Tcp.index()].iter().map(|terms| terms.received).sum();
+                book.look_at(Taken { events, waits: self.node.ingest.rate_waits.get() }, self.ring.now());
+            }
+        });
+    }
 
     /// The lowest level whose promise holds as long as the process lives, and if it is killed.
     pub(super) fn sound_level(&self) -> AckLevel {
@@ -415,115 +435,12 @@ impl<'a> World<'a> {
         self.sessions.iter().for_each(|client| session_oracle::check_told(&stored, client, ground));
     }
 
-    fn ground(&self, holds: AckLevel, disk: &SimDisk) -> Ground {
+    pub(super) fn ground(&self, holds: AckLevel, disk: &SimDisk) -> Ground {
         let faults = &self.scenario.faults;
         Ground {
             holds,
             given_up: NodeReader::open(disk.clone(), 0).expect("a log").next_sequence(),
             store_may_fail: faults.write_error + faults.sync_error > 0,
         }
-    }
-
-    // -- the reckoning --
-
-    fn reckon(mut self) -> Outcome {
-        self.sessions.iter_mut().for_each(|client| client.hear_the_rest(&self.ring));
-        let ledger = self.node.ledger();
-        oracle::check_balance(&ledger, self.scheduler.holding());
-        let total = ledger.total();
-        assert_eq!(total.received, total.outcomes(), "O1: something is still in flight after the drain");
-        let (least, most) = self.arrivals();
-        oracle::check_receipts(&ledger, &least, &most);
-        self.check_letters(&total);
-        self.check_rest();
-        let counters = self.node.counters();
-        assert_eq!(self.node.windowed.get(), counters["events_processed batch"], "O9: BATCH events in windows, and processed");
-        let log_checksum = self.check_log();
-        self.publishers.iter().for_each(|publisher| self.past.add_counters(publisher.counters().clone()));
-        self.sessions.iter().for_each(|client| self.past.add_counters(client.counters()));
-        self.past.add_counters(counters);
-        self.past.terms.add(&total);
-        Outcome { terms: self.past.terms, counters: self.past.counters, steps: self.steps, log_checksum }
-    }
-
-    /// What agents must have received, and what they may have: bytes that came after the engine itself ended a connection need not be
-    /// looked at.
-    fn arrivals(&self) -> (Arrivals, Arrivals) {
-        let (mut least, mut most) = (Arrivals::default(), Arrivals::default());
-        for conn in self.tcp.iter().filter_map(TcpClient::conn) {
-            let delivered = self.ring.delivered(conn);
-            least.add(Source::Tcp, &delivered.bytes[..delivered.before_shutdown], FRAME_BYTES_MAX as usize);
-            most.add(Source::Tcp, &delivered.bytes, FRAME_BYTES_MAX as usize);
-        }
-        let sockets = self.node.udp.map_or(Vec::new(), |(urgent, rest)| vec![urgent, rest]);
-        for (place, socket) in sockets.iter().enumerate() {
-            if sockets[..place].contains(socket) {
-                continue;
-            }
-            for datagram in self.ring.delivered_datagrams(*socket).iter().filter(|datagram| !datagram.truncated) {
-                least.add(Source::Udp, &datagram.bytes, FRAME_BYTES_MAX as usize);
-                most.add(Source::Udp, &datagram.bytes, FRAME_BYTES_MAX as usize);
-            }
-        }
-        self.sessions.iter().for_each(|client| most.add_all(&client.arrivals(&self.ring)));
-        for published in self.publishers.iter().map(SimPublisher::arrivals) {
-            least.add_all(published);
-            most.add_all(published);
-        }
-        (least, most)
-    }
-
-    fn check_letters(&self, total: &LedgerTerms) {
-        let letters = self.node.letters.counters();
-        assert_eq!(letters.sent(), total.dead_lettered(), "O6: dead letters sent, and dead-lettered by the ledger");
-        assert_eq!(self.node.letters.queued(), 0, "O6: dead letters left in their queue");
-    }
-
-    fn check_rest(&mut self) {
-        assert_eq!(self.ring.in_flight(), [], "O5: operations in flight after the drain");
-        assert_eq!(self.ring.accepted_open(), 0, "O5: connections open after the drain");
-        self.ring.close_ring();
-        assert_eq!(self.node.reactor.borrow_mut().slots_missing(), 0, "O5: slots of the reactor are missing");
-        let missing: u64 = self.publishers.iter_mut().map(SimPublisher::slots_missing).sum();
-        assert_eq!(missing, 0, "O5: slots of the publishers are missing");
-        assert_eq!(self.node.transactional.borrow_mut().slots_missing(), 0, "O5: slots of the retry memory are missing");
-    }
-
-    /// O3 and O4; gives the checksum of the log.
-    fn check_log(&mut self) -> u32 {
-        let ledger = self.node.ledger();
-        let Some(log) = &mut self.node.log else {
-            assert_eq!(ledger.total().stored, 0, "O3: stored without a log");
-            return 0;
-        };
-        let disk = self.ring.disk();
-        (0..4).for_each(|_| oracle::check_watermarks(log.status(), &disk, &mut self.rng));
-        let state = log.status().state();
-        let store_failed = matches!(state, StoreState::Failed { .. });
-        if !store_failed {
-            assert!(log.finish(self.ring.wall()).expect("a simulated file"), "a drained log can be closed");
-            assert!(verify(disk.clone(), 0).expect("a log").is_whole(), "O3: the log is not whole");
-        }
-        let stored = oracle::read_log(&disk);
-        let given_up = NodeReader::open(disk.clone(), 0).expect("a log").next_sequence();
-        let rules = LogRules {
-            dedup: self.scenario.dedup,
-            transactional_in_order: self.scenario.handler != HandlerManner::Bad,
-            store_failed,
-            sync_failed: is_sync_failed(state),
-            since: self.life.first_sequence,
-            given_up,
-        };
-        if !store_failed {
-            let mark_at = log.status().written_bytes() - BATCH_HEADER_BYTES as u64;
-            damage::check_damage(&disk, &stored, mark_at, &mut self.rng);
-        }
-        oracle::check_log(&stored, &ledger, &self.account, rules);
-        self.check_sessions(self.sound_level(), &disk);
-        if !store_failed {
-            let ground = self.ground(AckLevel::Accepted, &disk);
-            self.sessions.iter().for_each(|client| session_oracle::check_told_all(&stored, client, ground));
-        }
-        disk.content().values().fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes))
     }
 }

@@ -27,6 +27,9 @@ use crate::planted::{Bug, is_planted};
 /// Bytes read at a time: enough for the device's full speed, small enough for the L2 cache.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// Bytes of the first read; each further one takes twice as many. Of most files that are opened only a little is read.
+const WINDOW_BYTES_FIRST: usize = 64 << 10;
+
 static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// Why the walk could not go on at a place.
@@ -146,7 +149,7 @@ struct Window<F: LogFile> {
 
 impl<F: LogFile> Window<F> {
     fn new(file: F) -> Self {
-        Self { file, bytes: vec![0; WINDOW_BYTES], start: 0, filled: 0 }
+        Self { file, bytes: Vec::new(), start: 0, filled: 0 }
     }
 
     /// `want` bytes (at most a window) at `offset`, fewer only where the file ends.
@@ -156,6 +159,8 @@ impl<F: LogFile> Window<F> {
         if !inside {
             self.start = offset;
             self.filled = 0; // Nothing is valid if the read fails.
+            let room = (2 * self.bytes.len()).clamp(WINDOW_BYTES_FIRST, WINDOW_BYTES).max(want);
+            self.bytes.resize(room, 0);
             self.filled = read_full(&self.file, &mut self.bytes, offset)?;
         }
         let from = (offset - self.start) as usize;

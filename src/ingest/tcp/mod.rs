@@ -68,6 +68,11 @@ pub(super) fn origin<R: Ring>(connection: &Connection, ctx: &Context<'_, R>) -> 
     Origin { source: Source::Tcp, connection: connection.number, at: ctx.now, wall: ctx.wall }
 }
 
+/// Whether more than [`STANDING_EVENTS_MAX`] of a bulk tier wait.
+fn is_bulk_pressed(intake: &Intake) -> bool {
+    [Tier::Transactional, Tier::Batch].into_iter().any(|tier| intake.depth(tier) > STANDING_EVENTS_MAX)
+}
+
 /// All connections of a reactor.
 pub(super) struct Tcp {
     pub(super) table: ConnectionTable,
@@ -143,8 +148,7 @@ impl Tcp {
     /// memory is short: one, which keeps REALTIME connections alive. Never none, and poll sees to it again soon while it is less than all.
     pub(super) fn offer_chunks<R: Ring>(&mut self, intake: &mut Intake, ctx: &mut Context<'_, R>) {
         let full = self.chunks_offered_max;
-        let is_bulk_pressed = [Tier::Transactional, Tier::Batch].into_iter().any(|tier| intake.depth(tier) > STANDING_EVENTS_MAX);
-        self.chunk_target = if is_bulk_pressed || self.is_memory_short(intake) {
+        self.chunk_target = if is_bulk_pressed(intake) || self.is_memory_short(intake) {
             full.min(1)
         } else if intake.depth(Tier::Realtime) > 0 {
             full.div_ceil(2)
@@ -153,6 +157,11 @@ impl Tcp {
         };
         self.top_up(intake, ctx);
         self.arm_starved(intake, ctx);
+    }
+
+    /// Whether chunks come on offer only when connections that wait give them, or their memory, back.
+    pub(super) fn has_no_chunk_to_come(&self, intake: &Intake) -> bool {
+        intake.pool.lent_count(GroupId::Tcp) == 0 && self.is_memory_short(intake)
     }
 
     /// Whether the next turn might leave a chunk with a waiting connection for want of parking memory, or one is left with one already.
@@ -176,9 +185,12 @@ impl Tcp {
         }
     }
 
-    /// Whether fewer chunks are on offer than an idle reactor has.
+    /// Whether fewer chunks are on offer than an idle reactor has, and that may change soon: by tiers that drain. What is short because waiting
+    /// connections have the memory changes with their waits.
     pub(super) fn is_short_of_chunks(&self, intake: &Intake) -> bool {
-        intake.pool.lent_count(GroupId::Tcp) < self.chunks_offered_max
+        let is_pressed = is_bulk_pressed(intake) || intake.depth(Tier::Realtime) > 0;
+        let is_short = intake.pool.lent_count(GroupId::Tcp) < self.chunks_offered_max;
+        is_short && (is_pressed || !self.is_memory_short(intake))
     }
 
     /// Arms starved receives, once half of the chunks are on offer: at most one per chunk, so that they don't starve each other at

@@ -175,9 +175,11 @@ impl Tcp {
         self.parking.put_first(&mut self.table.get_mut(slot).parked, parked, range);
     }
 
-    /// Whether the only connections that wait do so for the end of a pause, or for credit.
+    /// Whether the only connections that wait do so for the end of a pause, for credit, or for chunks that those have who wait for these: nothing
+    /// that others do ends any of it sooner, and looking often would only keep an idle core awake, for as long as a level lasts.
     pub(in crate::ingest) fn waits_for_pauses_only(&self, intake: &Intake) -> bool {
         let is_paused = |line: Line| line.lane_of().is_some_and(|tier| intake.gate.pauses(tier));
-        Line::ALL.into_iter().all(|line| self.lines.is_empty(line) || line == Line::RATE || is_paused(line))
+        let is_behind = |line: Line| line.is_for_chunks() && self.has_no_chunk_to_come(intake);
+        Line::ALL.into_iter().all(|line| self.lines.is_empty(line) || line == Line::RATE || is_paused(line) || is_behind(line))
     }
 }
