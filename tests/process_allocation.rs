@@ -178,7 +178,7 @@ impl House {
                 counters: counters.clone(),
                 duplicates: duplicates_by_class(&Arc::default()),
                 gate: Arc::default(),
-                budget: PollBudget::narrow(),
+                budget: PollBudget::Narrow,
                 runner: None,
             }
         };
