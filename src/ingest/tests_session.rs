@@ -396,6 +396,42 @@ fn a_peer_that_does_not_read_is_closed_and_others_do_not_notice() {
 }
 
 #[test]
+fn a_peer_that_does_not_read_is_closed_too_when_it_was_to_be_told_what_it_did_wrong() {
+    let mut server = Server::new();
+    let deaf = server.hello(1, AckLevel::Written, 1);
+    server.rig.ring.deaf.push(deaf);
+    server.send_frames(deaf, 1..=2);
+    server.store();
+    server.send(deaf, &hello(1, AckLevel::Written, 1, b""));
+    assert_eq!(server.fault(SessionFault::HelloTwice), 1);
+    server.rig.pass(Nanos::from_millis(9_000));
+    assert!(!server.rig.is_closed(deaf), "it may read on");
+    server.rig.pass(Nanos::from_millis(1_100));
+    server.rig.settle();
+    assert!(server.rig.is_closed(deaf));
+    server.rig.drain();
+}
+
+#[test]
+fn a_newer_connection_is_not_closed_for_what_the_older_one_does_not_read() {
+    let mut server = Server::new();
+    let deaf = server.hello(1, AckLevel::Written, 1);
+    server.rig.ring.deaf.push(deaf);
+    server.send_frames(deaf, 1..=2);
+    server.store();
+    let newer = server.rig.connect();
+    server.send(newer, &hello(1, AckLevel::Written, 3, b""));
+    for _ in 0..12 {
+        server.rig.pass(Nanos::from_millis(1_000));
+        server.rig.settle();
+    }
+    assert!(server.rig.is_closed(deaf) && !server.rig.is_closed(newer));
+    let told = server.told(newer);
+    assert!(matches!(told[..], [Told::Welcome { .. }, ..]), "as soon as the outbox is free: {told:?}");
+    server.rig.drain();
+}
+
+#[test]
 fn bye_is_answered_with_everything_and_the_end_of_the_stream() {
     let mut server = Server::new();
     let client = server.hello(1, AckLevel::Written, 1);

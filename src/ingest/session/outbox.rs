@@ -66,9 +66,9 @@ impl Outbox {
         self.sending.is_none()
     }
 
-    /// Whether a send has not got on since before `since`.
-    pub(super) fn is_stuck_since(&self, since: Nanos) -> bool {
-        self.sending.as_ref().is_some_and(|sending| sending.since <= since)
+    /// Whom a send is for that has not got on since before `since`. Not always whose the outbox is by now.
+    pub(super) fn stuck_since(&self, since: Nanos) -> Option<ConnectionRef> {
+        self.sending.as_ref().filter(|sending| sending.since <= since).map(|sending| sending.to)
     }
 
     /// The room behind what was filled in; empty while something is on its way.

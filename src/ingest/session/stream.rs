@@ -319,6 +319,10 @@ impl Tcp {
             Some(number) => {
                 connection.protocol = Protocol::Parting(number);
                 connection.has_last_word = true;
+                if connection.is_sending {
+                    // The last word comes behind what is on its way: to a peer that does not read, never (SE5).
+                    self.deadlines.no_later_than(slot, ctx.now + self.frame_deadline);
+                }
                 self.sessions.desks.get_mut(number).fault = Some(fault);
             }
             None => {
@@ -412,7 +416,8 @@ impl Tcp {
         let seat = &mut self.sessions.seats[usize::from(number)];
         let Some(to) = seat.connection else { return };
         seat.outcomes.advance(watermarks[seat.level as usize]);
-        if seat.outbox.is_stuck_since(Nanos(ctx.now.0.saturating_sub(self.frame_deadline.0))) {
+        let stuck = seat.outbox.stuck_since(Nanos(ctx.now.0.saturating_sub(self.frame_deadline.0)));
+        if stuck == Some(to) {
             return self.give_up(to.slot, intake, ctx);
         }
         seat.compose(tidings, &self.sessions.wiring.counters);
@@ -432,7 +437,7 @@ impl Tcp {
         let to = self.reference(slot);
         let connection = self.table.get_mut(slot);
         let desk = self.sessions.desks.get_mut(number);
-        if desk.outbox.is_stuck_since(Nanos(ctx.now.0.saturating_sub(self.frame_deadline.0))) {
+        if desk.outbox.stuck_since(Nanos(ctx.now.0.saturating_sub(self.frame_deadline.0))).is_some() {
             return ctx.ring.shutdown(connection.fd);
         }
         if connection.is_sending {
