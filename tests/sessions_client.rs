@@ -120,3 +120,22 @@ fn send_in_sessions_says_what_became_of_every_event() {
     assert_eq!(term(&server.status(), "stored"), 20_000);
     server.stop().assert_clean();
 }
+
+#[test]
+fn send_says_when_all_was_held_already_and_times_no_ack_then() {
+    let server = Server::start(&[]);
+    let address = server.tcp.to_string();
+    let flags =
+        ["send", "--session", "--producer-id", "0123456789abcdef0123456789abcdef", "--generate", "500", "--tcp", &address];
+    let said = || {
+        let sent = support::run(&flags);
+        assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+        String::from_utf8(sent.stdout).expect("text")
+    };
+    let first = said();
+    assert!(first.contains("500 acked written, 0 refused; acks after "), "{first}");
+    let again = said();
+    assert!(again.contains("500 acked written, 0 refused, 500 held; all held already\n"), "{again}");
+    assert_eq!(term(&server.status(), "stored"), 500);
+    server.stop().assert_clean();
+}

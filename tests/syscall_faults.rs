@@ -163,7 +163,7 @@ fn a_next_segment_that_cannot_be_reserved_lets_the_active_one_grow() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (ended, account) = load_over_rolls(refusing(libc::SYS_fallocate, errno), folder.path(), false);
         ended.assert_clean();
-        assert!(account.audit(folder.path()).records >= 5_000);
+        assert!(account.audit(folder.path()).assert_kept().records >= 5_000);
         let log = std::fs::metadata(folder.path().join("events.bin")).expect("there").len();
         assert!(log > 256 << 10, "{log} bytes: it rolled all the same");
     }
@@ -174,7 +174,7 @@ fn a_file_system_that_cannot_reserve_is_written_to_as_it_goes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (ended, account) = load_over_rolls(refusing(libc::SYS_fallocate, libc::EOPNOTSUPP), folder.path(), false);
     ended.assert_clean();
-    assert!(account.audit(folder.path()).records >= 5_000);
+    assert!(account.audit(folder.path()).assert_kept().records >= 5_000);
     assert!(std::fs::read_dir(folder.path()).expect("there").count() > 5, "segments are sealed all the same");
 }
 
@@ -189,7 +189,7 @@ fn ends_the_store(command: Command, said: &str) {
     assert!(ended.stdout.contains("ledger: balanced"), "{}", ended.stdout);
     assert!(ended.stderr.contains("FAILED") && ended.stderr.contains(said), "{}", ended.stderr);
     Server::start_on(folder.path(), &[SMALL_SEGMENTS]).stop().assert_clean();
-    account.audit(folder.path());
+    account.audit(folder.path()).assert_kept();
 }
 
 #[test]
@@ -210,5 +210,5 @@ fn slow_syncs_of_segments_lose_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (ended, account) = load_over_rolls(command, folder.path(), false);
     ended.assert_clean();
-    assert!(account.audit(folder.path()).records >= 5_000);
+    assert!(account.audit(folder.path()).assert_kept().records >= 5_000);
 }

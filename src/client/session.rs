@@ -140,11 +140,13 @@ impl Session {
         let end = self.frames.next().min(self.acked.saturating_add(connection.window).saturating_add(1));
         while connection.next < end && out.len() < bytes_max {
             let sequence = connection.next;
-            let frame = *self.frames.get(sequence).expect("from the first to the one before the next");
+            let frame = self.frames.get_mut(sequence).expect("from the first to the one before the next");
             connection.next += 1;
             if frame.held {
                 continue;
             }
+            frame.written = true;
+            let frame = *frame;
             let time = match connection.marked {
                 Some((expected, time)) if expected == sequence && frame.given - time < MARK_GRAIN => time,
                 _ => {
@@ -182,8 +184,15 @@ impl Session {
         while self.frames.first() <= self.acked {
             let Some(frame) = self.frames.pop() else { break };
             self.unacked[frame.tier.index()] -= 1;
-            if !frame.refused {
-                self.statistics.record_ack(now.saturating_duration_since(frame.given));
+            if frame.refused {
+                continue;
+            }
+            self.statistics.acked += 1;
+            if frame.written {
+                self.statistics.record_ack_latency(now.saturating_duration_since(frame.given));
+            } else if !frame.held {
+                // Below what the welcome acked: the server had it before it was given here.
+                self.statistics.held += 1;
             }
         }
         // The server may know what was not written to this connection.

@@ -116,16 +116,28 @@ impl Peer {
     }
 
     fn welcome_with(&mut self, window: u32, credits: [u32; 3], highest: u64, held: &[u8]) {
-        let welcome = Welcome {
+        let acked = self.hello.lowest_unacked - 1;
+        self.welcome_as(Welcome { window, credits, acked, highest, held: Held::new(held).expect("short"), ..self.usual() });
+    }
+
+    fn welcome_acked(&mut self, acked: u64) {
+        self.welcome_as(Welcome { acked, highest: acked, ..self.usual() });
+    }
+
+    fn usual(&self) -> Welcome<'static> {
+        Welcome {
             level: self.hello.level,
             overload: 1,
             frame_bytes_max: 1 << 20,
-            window,
-            credits,
-            acked: self.hello.lowest_unacked - 1,
-            highest,
-            held: Held::new(held).expect("short"),
-        };
+            window: 16_384,
+            credits: CREDITS,
+            acked: 0,
+            highest: 0,
+            held: Held::new(&[]).expect("short"),
+        }
+    }
+
+    fn welcome_as(&mut self, welcome: Welcome<'_>) {
         let mut bytes = [0; WELCOME_BYTES_MAX];
         let count = welcome.encode(&mut bytes);
         self.say(&bytes[..count]);
@@ -253,6 +265,23 @@ fn what_was_acked_or_is_held_is_not_sent_again() {
     producer.flush().expect("acked");
     let statistics = producer.statistics();
     assert_eq!((statistics.held, statistics.resent), (3, 4));
+    assert_eq!(statistics.ack_latency_ns.len(), 9, "all were sent once, so all acks are answers");
+}
+
+#[test]
+fn what_the_server_had_before_it_was_given_is_acked_without_an_ack_to_time() {
+    let (listener, address) = listen();
+    let connecting = connecting(quick(address));
+    let mut peer = Peer::accept(&listener);
+    // An earlier life of this producer had sent 1 to 5.
+    peer.welcome_acked(5);
+    let producer = connected(connecting);
+    send(&producer, 1..=7);
+    peer.expect(6..=7);
+    peer.ack(7);
+    producer.flush().expect("acked");
+    let statistics = producer.statistics();
+    assert_eq!((statistics.acked, statistics.held, statistics.resent, statistics.ack_latency_ns.len()), (7, 5, 0, 2));
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub(super) struct Unacked {
     pub tier: Tier,
     /// The server said that it has it: it needs no sending.
     pub held: bool,
+    /// It was written to some connection, so that its ack is an answer.
+    pub written: bool,
     /// The server said that it does not take it.
     pub refused: bool,
     /// Where its bytes begin, counted from the first byte ever put in.
@@ -102,7 +104,8 @@ impl UnackedFrames {
         let sequence = self.next();
         // A frame is below 2^25 bytes.
         let frame_bytes = frame_bytes as u32;
-        self.frames.push_back(Unacked { given, tier: priority.tier(), held: false, refused: false, at, frame_bytes });
+        let tier = priority.tier();
+        self.frames.push_back(Unacked { given, tier, held: false, written: false, refused: false, at, frame_bytes });
         self.check();
         Ok(sequence)
     }

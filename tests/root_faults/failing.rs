@@ -1,7 +1,9 @@
 //! A disk that refuses writes.
 
+use eventstream::client::AckLevel;
+
 use super::disk::Disk;
-use super::support::numbered::{Account, Level, Load, Watch};
+use super::support::numbered::{Account, Load, Watch};
 use super::support::refused::assert_three_lines;
 use super::support::*;
 
@@ -13,7 +15,7 @@ fn refused_writes_stop_the_store_with_an_account_and_take_nothing_announced() {
         let data = disk.path().join("data");
         let server = Server::start_on(&data, &[durability]);
         let mut account = Account::default();
-        let watch = Watch::start(&server, Level::Durable);
+        let watch = Watch::start(&server, AckLevel::Durable);
         let load = Load::start(&server, 0, 2);
         server.wait_stored(1);
         disk.refuse_writes();
@@ -26,6 +28,6 @@ fn refused_writes_stop_the_store_with_an_account_and_take_nothing_announced() {
         assert!(ended.stdout.contains("ledger: balanced"), "{}", ended.stdout);
         disk.power_on();
         Server::start_on(&data, &[]).stop().assert_clean();
-        account.audit(&data);
+        account.audit(&data).assert_kept();
     }
 }

@@ -31,6 +31,7 @@ fn waits_for_space(disk: &Path) {
     ended.assert_clean();
     assert!(ended.stderr.contains("NO SPACE") && ended.stderr.contains("space again"), "not told:\n{}", ended.stderr);
     let audit = account.audit(&data);
+    audit.assert_kept();
     assert_eq!(audit.records, account.handed_over(), "TCP loses nothing by a full disk");
 }
 

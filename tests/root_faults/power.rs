@@ -6,8 +6,8 @@ use eventstream::client::AckLevel;
 use eventstream::sim::rng::Rng;
 
 use super::disk::Disk;
-use super::support::numbered::{Account, Audit, Level, Load, Watch, rounds, seed};
-use super::support::sessions::Sessions;
+use super::support::lives::Lives;
+use super::support::numbered::{Account, Audit, Load, rounds, seed};
 use super::support::*;
 
 /// Cuts on one file system before it is left for a new one: an audit reads the whole log.
@@ -32,41 +32,22 @@ fn stand_still(server: &Server) {
 
 fn survives_cuts(what: &str, cuts: u32, fresh_disk: impl Fn() -> Option<Disk>) {
     let mut chance = Rng::new(seed());
-    let (mut sum, mut resent) = (Audit::default(), 0);
+    let mut sum = Audit::default();
+    let flags = |cut: u32| [SEGMENTS[(cut / 2 % 2) as usize], DURABILITIES[(cut % 2) as usize]];
     for first in (0..cuts).step_by(CUTS_PER_DISK as usize) {
         let Some(disk) = fresh_disk() else { return };
-        let data = disk.path().join("data");
-        let mut account = Account::default();
-        let mut sessions: Option<(Sessions, String)> = None;
-        for round in first..cuts.min(first + CUTS_PER_DISK) {
-            let (segments, durability) = (SEGMENTS[(round / 2 % 2) as usize], DURABILITIES[(round % 2) as usize]);
-            let address = sessions.as_ref().map_or("--tcp-listen=127.0.0.1:0", |(_, address)| address);
-            let server = Server::start_on(&data, &[segments, durability, address]);
-            let tcp = server.tcp;
-            sessions.get_or_insert_with(|| (Sessions::start(tcp, AckLevel::Durable, 2), format!("--tcp-listen={tcp}")));
-            let watch = Watch::start(&server, Level::Durable);
-            let load = Load::start(&server, round, 2);
-            server.wait_for("something durable", |status| status["durable_sequence"].as_u64() > Some(0));
+        let lives = Lives { data: &disk.path().join("data"), level: AckLevel::Durable, burst_events: 32 };
+        sum += lives.run(first..cuts.min(first + CUTS_PER_DISK), flags, |server, _| {
             std::thread::sleep(Duration::from_micros(chance.below(500_000))); // the random moment
-            watch.end(&mut account);
             // Whoever stands still says nothing more: a device that drops writes would let it promise what is lost.
             stand_still(&server);
             disk.cut_power();
             server.kill();
-            load.end(&mut account);
             disk.power_on();
-        }
-        let (sessions, address) = sessions.expect("there was a round");
-        let server = Server::start_on(&data, &[SEGMENTS[0], &address]);
-        resent += sessions.end(&mut account);
-        server.stop().assert_clean();
-        sum += account.audit(&data);
+        });
     }
-    let Audit { announced, acked, records } = sum;
-    eprintln!(
-        "{cuts} power cuts on {what}: {announced} events announced durable, {acked} acked to sessions ({resent} sent again), {records} in the log, \
-         none missing, none invented, none twice"
-    );
+    eprintln!("durable: {cuts} power cuts on {what}: {sum}");
+    sum.assert_kept();
 }
 
 #[test]

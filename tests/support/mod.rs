@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod lives;
 pub mod numbered;
 pub mod refused;
 pub mod sessions;

@@ -9,11 +9,13 @@
 //! - **O1** What was announced is there: each node's log holds every sequence below the highest one announced, and leaves none out.
 //! - **O2** Nothing is invented: each record is an event that had been handed over, byte for byte.
 //! - **O3** Nothing is there twice, however often a session had to send it.
-//! - **O4** What a session was told is stored is there.
+//! - **O4** What a session had acked *written* or *durable* is there; what it had refused is not.
 //!
-//! An event that was handed over and never announced may be in the log or not: that is what a crash may take.
+//! An event that was handed over and never announced may be in the log or not: that is what a crash may take. So may one that was acked *accepted*:
+//! that is a promise of the process, and ends with it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -22,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use eventstream::client::{AckLevel, Refusal};
 use eventstream::storage::DiskFolder;
 use eventstream::storage::node_reader::NodeReader;
 use eventstream::storage::segments::nodes_of;
@@ -34,29 +37,14 @@ use super::{Server, frame, run, status_of};
 const BURST_FRAMES: u32 = 32;
 const BURST_EVERY: Duration = Duration::from_millis(2);
 
+/// Faults that an audit tells; it counts all.
+const FAULTS_TOLD: usize = 5;
+
 /// A flag for tests that wait for every event: on a slow machine latency alone would call for shedding.
 pub const UNHURRIED: &str = "--max-latency-ms=30000";
 
-/// Which watermark is a promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Survives the process.
-    Written,
-    /// Survives a power cut.
-    Durable,
-}
-
-impl Level {
-    fn field(self) -> &'static str {
-        match self {
-            Level::Written => "written_sequence",
-            Level::Durable => "durable_sequence",
-        }
-    }
-}
-
 /// An event's name: which run of the engine, which connection, which of its events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number {
     /// The run.
     pub run: u32,
@@ -106,7 +94,8 @@ impl Load {
     pub fn end(self, account: &mut Account) {
         self.stop.store(true, Ordering::Relaxed);
         for (connection, sender) in self.senders.into_iter().enumerate() {
-            account.handed_over_in(self.run, connection as u32, sender.join().expect("a sender ends by the closed connection"));
+            let events = sender.join().expect("a sender ends by the closed connection");
+            account.handed.insert((self.run, connection as u32), events);
         }
     }
 }
@@ -136,8 +125,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to ask.
-    pub fn start(server: &Server, level: Level) -> Self {
+    /// Begins to ask: for what is durable, or else for what is written.
+    pub fn start(server: &Server, level: AckLevel) -> Self {
+        let watermark = if level == AckLevel::Durable { "durable_sequence" } else { "written_sequence" };
         let stop = Arc::new(AtomicBool::new(false));
         let (admin, is_over) = (server.admin, stop.clone());
         let thread = std::thread::spawn(move || {
@@ -146,7 +136,7 @@ impl Watch {
                 && let Some(status) = status_of(admin)
             {
                 for log in status["logs"].as_array().expect("a list") {
-                    let (node, sequence) = (number(&log["node"]), number(&log[level.field()]));
+                    let (node, sequence) = (number(&log["node"]), number(&log[watermark]));
                     let highest = announced.entry(node).or_insert(sequence);
                     assert!(*highest <= sequence, "the watermark of node {node} fell from {highest} to {sequence}");
                     *highest = sequence;
@@ -176,19 +166,44 @@ pub struct Account {
     handed: BTreeMap<(u32, u32), u32>,
     /// By node, all sequences below. A later run goes on where recovery ended, so a later watermark is the higher one.
     announced: BTreeMap<u64, u64>,
-    /// By name: what sessions had acked.
-    promised: HashSet<Number>,
+    /// By run and connection, of which every event has its outcome.
+    sessions: BTreeMap<(u32, u32), Outcomes>,
 }
 
-/// What an audit found in good order.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a session was told of its events, of which each has its outcome.
+#[derive(Debug)]
+pub struct Outcomes {
+    /// What an ack means.
+    pub level: AckLevel,
+    /// All others are acked.
+    pub refusals: Vec<Refusal>,
+    /// How many were sent again on a later connection.
+    pub resent: u64,
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Default)]
 pub struct Audit {
     /// Records in the log.
     pub records: u64,
-    /// Of them announced before a crash.
+    /// Records that were announced before a crash.
     pub announced: u64,
-    /// Of them acked to a session.
+    /// Events that were acked to a session.
     pub acked: u64,
+    /// Events that were refused to a session, some of them after their ack.
+    pub refused: u64,
+    /// Events that sessions sent again on a later connection.
+    pub resent: u64,
+    /// Announced or acked, and not in the log.
+    pub missing: u64,
+    /// Of `missing`: acked *accepted*, which a crash may take.
+    pub unpromised: u64,
+    /// Records of an event that is there already.
+    pub twice: u64,
+    /// Records that nobody sent, or whose event was refused.
+    pub invented: u64,
+    /// The first few things that are wrong.
+    faults: Vec<String>,
 }
 
 impl std::ops::AddAssign for Audit {
@@ -196,6 +211,41 @@ impl std::ops::AddAssign for Audit {
         self.records += other.records;
         self.announced += other.announced;
         self.acked += other.acked;
+        self.refused += other.refused;
+        self.resent += other.resent;
+        self.missing += other.missing;
+        self.unpromised += other.unpromised;
+        self.twice += other.twice;
+        self.invented += other.invented;
+        self.faults.extend(other.faults);
+    }
+}
+
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Audit { records, announced, acked, refused, resent, missing, unpromised, twice, invented, .. } = self;
+        write!(f, "{announced} announced, {acked} acked to sessions ({resent} sent again), {refused} refused, {records} stored")?;
+        write!(f, ", {missing} missing")?;
+        if *unpromised > 0 {
+            write!(f, " ({unpromised} of them acked accepted, which ends with the process)")?;
+        }
+        write!(f, ", {twice} twice, {invented} invented")
+    }
+}
+
+impl Audit {
+    /// Everything promised is there, and nothing else.
+    #[track_caller]
+    pub fn assert_kept(&self) -> &Self {
+        assert!(self.faults.is_empty(), "{self}:\n{}", self.faults.join("\n"));
+        assert_eq!((self.missing, self.twice, self.invented), (self.unpromised, 0, 0));
+        self
+    }
+
+    fn fault(&mut self, what: impl FnOnce() -> String) {
+        if self.faults.len() < FAULTS_TOLD {
+            self.faults.push(what());
+        }
     }
 }
 
@@ -205,50 +255,80 @@ impl Account {
         self.handed.values().map(|events| u64::from(*events)).sum()
     }
 
-    /// A connection's first so many events were handed over.
-    pub fn handed_over_in(&mut self, run: u32, connection: u32, events: u32) {
+    /// A session has ended, after so many events.
+    pub fn told(&mut self, run: u32, connection: u32, events: u32, outcomes: Outcomes) {
         self.handed.insert((run, connection), events);
+        self.sessions.insert((run, connection), outcomes);
     }
 
-    /// A session was told that these of its events are stored.
-    pub fn promised(&mut self, run: u32, connection: u32, numbers: impl Iterator<Item = u32>) {
-        self.promised.extend(numbers.map(|number| Number { run, connection, number }));
-    }
-
-    /// Reads the whole log (which no engine has open) and checks O1 to O4, and `log verify`.
+    /// Reads the whole log (which no engine has open) and counts what is there and what is wrong by O1 to O4; `log verify` finds nothing.
     pub fn audit(&self, data: &Path) -> Audit {
         let verify = run(&["log", "verify", "--data-dir", &data.display().to_string()]);
         assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
         let nodes = nodes_of(&DiskFolder::to_read(data)).expect("a data folder");
-        let mut seen = HashSet::new();
+        let mut is_there: BTreeMap<_, _> =
+            self.handed.iter().map(|(name, events)| (*name, vec![false; *events as usize])).collect();
         let mut audit = Audit::default();
         for node in nodes {
-            let records = self.audit_node(data, node, &mut seen);
+            let records = audit_node(data, node, &mut is_there, &mut audit);
             let announced = self.announced.get(&u64::from(node)).copied().unwrap_or(0);
-            assert!(records >= announced, "O1: node {node} announced {announced} records, and {records} are there");
+            if records < announced {
+                audit.missing += announced - records;
+                audit.fault(|| format!("O1: node {node} announced {announced} records, and {records} are there"));
+            }
             audit.records += records;
             audit.announced += announced;
         }
-        if let Some(number) = self.promised.iter().find(|number| !seen.contains(number)) {
-            panic!("O4: {number:?} was acked, and is not there");
+        for (name, outcomes) in &self.sessions {
+            audit.resent += outcomes.resent;
+            audit_session(*name, outcomes, &is_there[name], &mut audit);
         }
-        audit.acked = self.promised.len() as u64;
         audit
     }
+}
 
-    fn audit_node(&self, data: &Path, node: u32, seen: &mut HashSet<Number>) -> u64 {
-        let mut reader = NodeReader::open(DiskFolder::to_read(data), node).expect("a log");
-        let mut next = 0;
-        while let Some(record) = reader.next().expect("readable to its end") {
-            assert_eq!(record.sequence, next, "O1: sequences leave no gap");
-            next += 1;
-            let number = Number::of_body(record.body)
-                .unwrap_or_else(|| panic!("O2: nobody sent `{}`", String::from_utf8_lossy(record.body)));
-            let handed = self.handed.get(&(number.run, number.connection)).copied().unwrap_or(0);
-            assert!(number.number < handed, "O2: {number:?} was not yet sent, {handed} were");
-            assert!(seen.insert(number), "O3: {number:?} is there twice");
+/// Reads one node's log, and notes which events are there; its records.
+fn audit_node(data: &Path, node: u32, is_there: &mut BTreeMap<(u32, u32), Vec<bool>>, audit: &mut Audit) -> u64 {
+    let mut reader = NodeReader::open(DiskFolder::to_read(data), node).expect("a log");
+    let mut next = 0;
+    while let Some(record) = reader.next().expect("readable to its end") {
+        assert_eq!(record.sequence, next, "O1: sequences leave no gap");
+        next += 1;
+        let number = Number::of_body(record.body);
+        let place =
+            number.and_then(|Number { run, connection, number }| is_there.get_mut(&(run, connection))?.get_mut(number as usize));
+        match place {
+            Some(place) if !*place => *place = true,
+            Some(_) => {
+                audit.twice += 1;
+                audit.fault(|| format!("O3: {number:?} is there twice"));
+            }
+            None => {
+                audit.invented += 1;
+                audit.fault(|| format!("O2: nobody sent `{}`", String::from_utf8_lossy(record.body)));
+            }
         }
-        next
+    }
+    next
+}
+
+/// What a session was told against what is there (O4).
+fn audit_session((run, connection): (u32, u32), outcomes: &Outcomes, is_there: &[bool], audit: &mut Audit) {
+    for (sequence, is_there) in (1..).zip(is_there) {
+        let is_refused = outcomes.refusals.iter().any(|refusal| refusal.covers(sequence));
+        *if is_refused { &mut audit.refused } else { &mut audit.acked } += 1;
+        if is_refused && *is_there {
+            audit.invented += 1;
+            audit.fault(|| format!("O4: event {sequence} of session {run}.{connection} was refused, and is there"));
+        }
+        if !is_refused && !*is_there {
+            audit.missing += 1;
+            if outcomes.level == AckLevel::Accepted {
+                audit.unpromised += 1;
+            } else {
+                audit.fault(|| format!("O4: event {sequence} of session {run}.{connection} was acked, and is not there"));
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 # What is tested, and how to look into a failure: README.md beside this file.
 #
 #   CUTS=6           power cuts on the disk that drops writes
-#   ROUNDS=3         kill -9 rounds for each durability
+#   ROUNDS=4         kill -9 rounds at each ack level (two at *accepted*)
 #   VM_CPUS=2        CPUs, shared between the two nodes
 #   VM_MINUTES=20    the machine is switched off after so long
 #   VM_ONLY=PATTERN  only tests whose `binary name` matches this extended regular expression
@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-CUTS=${CUTS:-6} ROUNDS=${ROUNDS:-3} VM_CPUS=${VM_CPUS:-2} VM_MINUTES=${VM_MINUTES:-20} VM_ONLY=${VM_ONLY:-}
+CUTS=${CUTS:-6} ROUNDS=${ROUNDS:-4} VM_CPUS=${VM_CPUS:-2} VM_MINUTES=${VM_MINUTES:-20} VM_ONLY=${VM_ONLY:-}
 KERNEL_PACKAGE=linux-image-cloud-amd64
 # `binary filter`: tests that run inside, by the name of their program and a part of theirs.
 SUITES=(
@@ -27,6 +27,8 @@ SUITES=(
     'root_faults full::'
     'root_faults failing::'
     'root_faults power::'
+    'sessions '
+    'sessions_client '
     'kill_rounds '
     'eventstream sys::'
 )

@@ -57,7 +57,7 @@ pub struct SessionTally {
     pub held: u64,
     /// Connections after the first of each session.
     pub reconnects: u64,
-    /// From giving an event to its ack, in nanoseconds.
+    /// From giving an event to its ack, in nanoseconds, of those that were sent.
     pub ack_latency_ns: Histogram<u64>,
 }
 
@@ -94,6 +94,8 @@ impl SessionTally {
     }
 
     fn to_json(&self) -> serde_json::Value {
+        let is_timed = !self.ack_latency_ns.is_empty();
+        let ack_us = serde_json::json!({ "p50": self.ack_us(0.5), "p99": self.ack_us(0.99), "max": self.ack_us(1.0) });
         serde_json::json!({
             "ack_level": self.ack_level.name(),
             "acked": self.acked,
@@ -102,7 +104,7 @@ impl SessionTally {
             "lost_after_ack": self.lost_after_ack,
             "held": self.held,
             "reconnects": self.reconnects,
-            "ack_us": { "p50": self.ack_us(0.5), "p99": self.ack_us(0.99), "max": self.ack_us(1.0) },
+            "ack_us": is_timed.then_some(ack_us),
         })
     }
 }
@@ -119,7 +121,12 @@ impl fmt::Display for SessionTally {
                 write!(f, ", {count} {what}")?;
             }
         }
-        write!(f, "; acks after {:.0} us (p50), {:.0} us (p99)", self.ack_us(0.5), self.ack_us(0.99))
+        // Of what was never sent no ack is an answer.
+        match self.ack_latency_ns.is_empty() {
+            false => write!(f, "; acks after {:.0} us (p50), {:.0} us (p99)", self.ack_us(0.5), self.ack_us(0.99)),
+            true if self.acked > 0 => f.write_str("; all held already"),
+            true => Ok(()),
+        }
     }
 }
 
@@ -246,5 +253,21 @@ mod tests {
         assert_eq!(text, expected);
         let json = both.to_json();
         assert_eq!((&json["refused_by_reason"]["emergency_drop"], &json["reconnects"]), (&6.into(), &4.into()));
+    }
+
+    #[test]
+    fn events_that_were_held_already_have_no_ack_to_time() {
+        let tally = SessionTally {
+            ack_level: AckLevel::Written,
+            acked: 7,
+            refused: 0,
+            refused_by_reason: BTreeMap::new(),
+            lost_after_ack: 0,
+            held: 7,
+            reconnects: 0,
+            ack_latency_ns: Histogram::new_with_bounds(1, 1_000_000_000, 3).expect("constant bounds"),
+        };
+        assert_eq!(tally.to_string(), "7 acked written, 0 refused, 7 held; all held already");
+        assert!(tally.to_json()["ack_us"].is_null());
     }
 }
