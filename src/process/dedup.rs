@@ -6,9 +6,10 @@
 //! bucket, 64 bytes:  key 0 | key 1 | key 2 (16 each) | push index 0, 1, 2 (4 each) | meta: 3 x (step 8 bits, state 2 bits), spilled
 //!
 //!            admit                hand_over                progress > push index
-//! (absent) ────────► Pending ───────────────► Handed ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄► committed
-//!     ▲                 │ forget (dead-lettered)  │ window over, or evicted
-//!     └─────────────────┴─────────────────────────┘
+//! (absent) ────────► Pending ───────────────► Handed ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄► committed
+//!   ▲  └────────────────┼─ admit_handed ────────►┘
+//!   │                   │ forget (dead-lettered) │ window over, or evicted
+//!   └───────────────────┴────────────────────────┘
 //! ```
 //!
 //! A key whose home is full goes to one of the next buckets, as many as [`DedupOptions::probe_buckets`] says with the home, and each bucket it
@@ -360,6 +361,19 @@ impl Dedup {
     /// Asks for a key, and makes it pending if it is new.
     #[inline]
     pub fn admit(&mut self, key: DedupKey, progress: Progress) -> Seen {
+        self.enter(key, progress, State::Pending, 0)
+    }
+
+    /// Asks for a key whose event, if it is new, is pushed to its inlet with this index before any other key is asked for elsewhere: it is handed
+    /// over at once, and its line looked at once. `progress.delivered` is beyond the index already (D5).
+    #[inline]
+    pub fn admit_handed(&mut self, key: DedupKey, progress: Progress, push_index: u64) -> Seen {
+        debug_assert!(push_index < progress.delivered, "D5: what comes in this batch is uncommitted");
+        self.enter(key, progress, State::Handed, push_index)
+    }
+
+    #[inline]
+    fn enter(&mut self, key: DedupKey, progress: Progress, state: State, push_index: u64) -> Seen {
         let step = self.step as u8;
         if let Some((at, way)) = self.locate(key) {
             let bucket = &mut self.buckets[at];
@@ -368,7 +382,8 @@ impl Dedup {
                 let is_committed = is_handed && !is_uncommitted(bucket.push_index[way], progress);
                 return if is_committed { Seen::Committed } else { Seen::Pending };
             }
-            bucket.set(way, State::Pending, step);
+            bucket.push_index[way] = push_index as u32;
+            bucket.set(way, state, step);
         } else {
             let home = self.home(key);
             let (way, rank) = self.buckets[home].best(step, progress);
@@ -377,7 +392,8 @@ impl Dedup {
             self.held += u64::from(rank >= rank::EMPTY);
             let bucket = &mut self.buckets[at];
             bucket.keys[way] = key.0.get();
-            bucket.set(way, State::Pending, step);
+            bucket.push_index[way] = push_index as u32;
+            bucket.set(way, state, step);
         }
         self.taken[(self.step % STEPS_PER_WINDOW) as usize] += 1;
         Seen::New
