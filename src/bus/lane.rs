@@ -119,6 +119,17 @@ impl LaneProducer {
         Ok(())
     }
 
+    /// Puts events behind the others, the first one first, as many as there is room for; the rest stays in `events`.
+    #[inline]
+    pub fn push_batch(&mut self, events: &mut Vec<Event>) {
+        let room = self.free_for(events.len() as u64).min(events.len());
+        for event in events.drain(..room) {
+            // Relaxed: published by the Release in `publish` (B4).
+            self.shared.slot(self.tail).store(event.into_raw(), Ordering::Relaxed);
+            self.tail += 1;
+        }
+    }
+
     /// Puts an event behind the others even if the lane is full: then the oldest that the consumer has not taken makes room, and
     /// is the caller's again.
     #[inline]
@@ -137,7 +148,13 @@ impl LaneProducer {
     /// Places left; refreshes its view of the consumer only when it seems full.
     #[inline]
     pub fn free(&mut self) -> usize {
-        if self.tail - self.head_seen == self.capacity {
+        self.free_for(1)
+    }
+
+    /// Places left; refreshes its view of the consumer only when there seem to be fewer than `events`.
+    #[inline]
+    fn free_for(&mut self, events: u64) -> usize {
+        if self.tail - self.head_seen + events > self.capacity {
             // Acquire: pairs with the consumer's CAS (B4).
             self.head_seen = self.shared.head.load(Ordering::Acquire);
         }

@@ -19,7 +19,7 @@ use crate::bus::TierReceiver;
 use crate::metrics::latency::LatencyShared;
 use crate::pool::{Event, SharedPool};
 use crate::process::dedup::DedupOptions;
-use crate::process::duplicates::{Duplicates, Keys};
+use crate::process::duplicates::{Duplicates, Keys, Next};
 use crate::process::handled::HandledLatency;
 use crate::process::open_windows::{OpenWindows, Recorded};
 use crate::process::outlet::Outlet;
@@ -102,19 +102,18 @@ impl Batch {
         let taken = self.batch.len() as u32;
         self.batch.iter().for_each(|event| self.pool.prefetch(event));
         let counters = &self.counters.dedup[Tier::Batch.index()];
-        self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters);
+        self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters, Next::Delivery);
         let without_row = self.windows.record(self.batch.iter().map(|event| {
             let header = self.pool.header(event);
             let (topic, body) = self.pool.payload(event).split_at(usize::from(header.topic_len));
             Recorded { topic, body, received_at: header.received_wall }
         }));
-        let (handled_at, done) = (clock.now(), self.batch.len() as u32);
-        for (event, key) in self.batch.drain(..).zip(self.keys.drain(..)) {
-            self.latency.record(self.pool.header(&event).received_at, handled_at);
-            self.duplicates.deliver(&self.pool, event, key, &mut self.outlet);
-        }
-        self.counters.batch.processed.add(u64::from(done));
         self.counters.batch.topic_limit.add(without_row);
+        self.counters.batch.processed.add(self.batch.len() as u64);
+        let (handled_at, latency) = (clock.now(), &mut self.latency);
+        self.outlet.deliver_all(&mut self.batch, |received_at, events| {
+            latency.record_n(received_at, handled_at, events);
+        });
         taken
     }
 

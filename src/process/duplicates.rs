@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! batch ── screen ──► seen before? ── yes ──► duplicate (counted, by topic class too)
+//!                         ├ no, and nobody handles it: its key is handed over ──► inlet
 //!                         │ no: its key is pending
 //!                         └──► handled ──► deliver: key handed over
 //!                                    └───► lose: key forgotten, who sends it again is heard
@@ -11,8 +12,10 @@
 //! say, one for that. So a flood of ordinary events does not drive out the idempotency keys.
 //!
 //! Invariants:
-//! - **DU1** A key leaves *pending* exactly when its event leaves the processor: handed over with its push index, or forgotten.
-//! - **DU2** After `screen` there is one entry in `keys` for each event of the batch, in its order.
+//! - **DU1** A key leaves *pending* exactly when its event leaves the processor: handed over with its push index, or forgotten. Where all new events
+//!   of a batch go on as they are ([`Next::Delivery`]), nothing can come between, and their keys are handed over at once.
+//! - **DU2** After `screen` for [`Next::Handling`] there is one entry in `keys` for each event of the batch, in its order; for [`Next::Delivery`]
+//!   none.
 //! - **DU3** Where only keyed events are looked for, an event without a key costs one predictable branch.
 //! - **DU4** An event of a session is compared with nothing: its producer's sequences were looked at when it came in.
 
@@ -26,9 +29,19 @@ use crate::process::identity::{DedupBy, Identity};
 use crate::process::outlet::Outlet;
 use crate::storage::dead_letter::Note;
 use crate::sys::clock::Nanos;
+use crate::sys::prefetch::prefetch_read;
 
 /// Keys of a batch, beside it: `None` for an event that nothing is compared with.
 pub(crate) type Keys = Vec<Option<DedupKey>>;
+
+/// What happens to the new events of a batch (DU1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Somebody handles them, and may lose some.
+    Handling,
+    /// All are delivered, in their order, before anything else is.
+    Delivery,
+}
 
 /// See the module doc.
 pub(crate) struct Duplicates {
@@ -105,27 +118,33 @@ impl Duplicates {
         keys: &mut Keys,
         outlet: &mut Outlet,
         counters: &TierDedupCounters,
+        next: Next,
     ) {
         debug_assert!(keys.is_empty(), "the keys of the batch before are used up");
-        let progress = outlet.progress();
-        let are_plain = batch.iter().all(|event| pool.header(event).key.is_none());
         let is_keyed = |event: &Event| pool.header(event).idempotency_key().is_some();
-        let kept = match &mut self.by_body {
-            None if are_plain || !batch.iter().any(is_keyed) => return keys.resize(batch.len(), None), // DU3
-            Some(table) if are_plain => {
-                let lacked = identify_bodies(&self.identity, table, pool, batch, keys);
-                counters.by_body.lookups.add(batch.len() as u64);
-                counters.by_body.fallbacks.add(lacked);
-                keep_new(batch, keys, |_, key| table.admit(key, progress))
+        if self.by_body.is_none() && !batch.iter().any(is_keyed) {
+            if next == Next::Handling {
+                keys.resize(batch.len(), None);
             }
-            _ => {
-                self.identify_all(pool, batch, keys, counters);
-                keep_new(batch, keys, |event, key| self.table(is_keyed(event)).admit(key, progress))
-            }
+            return; // DU3
+        }
+        let mut progress = outlet.progress();
+        let first_index = progress.delivered;
+        if next == Next::Delivery {
+            progress.delivered += batch.len() as u64;
+        }
+        let admit = |table: &mut Dedup, key, place| match next {
+            Next::Handling => table.admit(key, progress),
+            Next::Delivery => table.admit_handed(key, progress, first_index + place as u64),
         };
-        keys.truncate(kept);
+        let has_keyed = self.identify_all(pool, batch, keys, counters);
+        let kept = match &mut self.by_body {
+            Some(table) if !has_keyed => keep_new(batch, keys, |_, key, place| admit(table, key, place)),
+            _ => keep_new(batch, keys, |event, key, place| admit(self.table(is_keyed(event)), key, place)),
+        };
+        keys.truncate(if next == Next::Delivery { 0 } else { kept });
         for event in batch.drain(kept..) {
-            counters.of(pool.header(&event).idempotency_key().is_some()).hits.add(1);
+            counters.of(is_keyed(&event)).hits.add(1);
             outlet.duplicate(event);
         }
         tell(&self.keyed, &counters.keyed);
@@ -134,8 +153,24 @@ impl Duplicates {
         }
     }
 
-    /// As [`identify_bodies`], for a batch in which some have idempotency keys, or came in sessions.
-    fn identify_all(&mut self, pool: &SharedPool, batch: &[Event], keys: &mut Keys, counters: &TierDedupCounters) {
+    /// Makes the keys of a batch, and has their buckets fetched. Returns whether any is an idempotency key.
+    ///
+    /// Keys first, then all prefetches in a row: a prefetch waits for its page walk, and walks overlap only where nothing much is between them
+    /// (between the hashes they cost 40 ns an event).
+    fn identify_all(&mut self, pool: &SharedPool, batch: &[Event], keys: &mut Keys, counters: &TierDedupCounters) -> bool {
+        let are_plain = fetch_ends(pool, batch);
+        if let (true, Some(table)) = (are_plain, &self.by_body) {
+            let mut lacked = 0;
+            keys.extend(batch.iter().map(|event| {
+                let (key, fell_back) = self.identity.of_payload(pool.payload(event), pool.header(event).topic_len);
+                lacked += u64::from(fell_back);
+                Some(key)
+            }));
+            keys.iter().flatten().for_each(|key| table.prefetch(*key));
+            counters.by_body.lookups.add(batch.len() as u64);
+            counters.by_body.fallbacks.add(lacked);
+            return false;
+        }
         let (mut keyed, mut by_body, mut fell_back) = (0, 0, 0);
         for event in batch {
             let is_keyed = pool.header(event).idempotency_key().is_some();
@@ -151,10 +186,9 @@ impl Duplicates {
             }
         }
         counters.keyed.lookups.add(keyed);
-        if self.by_body.is_some() {
-            counters.by_body.lookups.add(by_body);
-            counters.by_body.fallbacks.add(fell_back);
-        }
+        counters.by_body.lookups.add(by_body);
+        counters.by_body.fallbacks.add(fell_back);
+        keyed > 0
     }
 
     /// The event is handled: it goes on, and is a known one from now on.
@@ -167,6 +201,15 @@ impl Duplicates {
         }
     }
 
+    /// As [`Duplicates::deliver`] for the keys of a batch that is about to be delivered.
+    pub(crate) fn hand_over_all(&mut self, pool: &SharedPool, batch: &[Event], keys: &Keys, outlet: &Outlet) {
+        for ((event, key), push_index) in batch.iter().zip(keys).zip(outlet.progress().delivered..) {
+            if let Some(key) = key {
+                self.table(pool.header(event).idempotency_key().is_some()).hand_over(*key, push_index);
+            }
+        }
+    }
+
     /// The event is lost for a reason.
     pub(crate) fn lose(&mut self, pool: &SharedPool, event: Event, reason: DropReason, note: Note, outlet: &mut Outlet) {
         if let Some(key) = self.key(pool, &event) {
@@ -176,26 +219,22 @@ impl Duplicates {
     }
 }
 
-/// The keys of a batch in which no event has an idempotency key, or came in a session. Returns how many bodies lacked what they should be known by.
-///
-/// Keys first, then all prefetches in a row: a prefetch waits for its page walk, and walks overlap only where nothing much is between them
-/// (between the hashes they cost 40 ns an event).
-fn identify_bodies(identity: &Identity, table: &Dedup, pool: &SharedPool, batch: &[Event], keys: &mut Keys) -> u64 {
-    let mut lacked = 0;
-    keys.extend(batch.iter().map(|event| {
-        let (key, fell_back) = identity.of_payload(pool.payload(event), pool.header(event).topic_len);
-        lacked += u64::from(fell_back);
-        Some(key)
-    }));
-    keys.iter().flatten().for_each(|key| table.prefetch(*key));
-    lacked
+/// Has the ends of a batch's payloads fetched, as far as they are beyond what [`SharedPool::prefetch`] has fetched. Returns whether no event has
+/// an idempotency key, or came in a session.
+fn fetch_ends(pool: &SharedPool, batch: &[Event]) -> bool {
+    let mut are_plain = true;
+    for event in batch {
+        are_plain &= pool.header(event).key.is_none();
+        pool.payload(event).last().into_iter().for_each(prefetch_read);
+    }
+    are_plain
 }
 
-/// Moves the new ones to the front, in their order; returns how many they are.
-fn keep_new(batch: &mut [Event], keys: &mut [Option<DedupKey>], mut admit: impl FnMut(&Event, DedupKey) -> Seen) -> usize {
+/// Moves the new ones to the front, in their order; returns how many they are. `admit` is told which place an event gets if it is new.
+fn keep_new(batch: &mut [Event], keys: &mut [Option<DedupKey>], mut admit: impl FnMut(&Event, DedupKey, usize) -> Seen) -> usize {
     let mut kept = 0;
     for place in 0..batch.len() {
-        if keys[place].is_none_or(|key| admit(&batch[place], key) == Seen::New) {
+        if keys[place].is_none_or(|key| admit(&batch[place], key, kept) == Seen::New) {
             if kept != place {
                 batch.swap(kept, place);
                 keys.swap(kept, place);

@@ -30,6 +30,14 @@ impl HandledLatency {
         latency
     }
 
+    /// Events that were received together and handled together.
+    #[inline]
+    pub(crate) fn record_n(&mut self, received_at: Nanos, handled_at: Nanos, events: u64) -> Nanos {
+        let latency = handled_at.since(received_at);
+        self.recorder.record_n(latency, events);
+        latency
+    }
+
     /// At the end of a poll that recorded `recorded` values.
     pub(crate) fn end_poll(&mut self, recorded: u32, now: Nanos) {
         if recorded > 0 && self.publish_at.is_none() {

@@ -18,10 +18,12 @@ use std::sync::Arc;
 use crate::bus::ClassCounters;
 use crate::bus::lane::{Full, LaneProducer};
 use crate::metrics::ledger::{DropReason, LedgerCell, LedgerCells};
-use crate::pool::{Event, Outcome, Releaser, SharedPool};
+use crate::pool::{Event, Outcome, Releaser, SharedPool, Source};
 use crate::process::dedup::Progress;
 use crate::storage::dead_letter::{DeadLetterSender, Note};
 use crate::storage::status::InletProgress;
+use crate::sys::clock::Nanos;
+use crate::wire::Tier;
 
 /// A processor's end of the way to the log.
 #[derive(Debug)]
@@ -98,6 +100,44 @@ impl Outlet {
         }
         debug_assert!(self.held.len() <= self.hold_events_max, "E3: deliver only into room");
         index
+    }
+
+    /// As [`Outlet::deliver`] for each event of a batch in its order, with one count for neighbours that are alike; `received` is told when and
+    /// how many of them came. The batch is empty afterwards.
+    #[inline]
+    pub(crate) fn deliver_all(&mut self, batch: &mut Vec<Event>, mut received: impl FnMut(Nanos, u64)) {
+        let mut rest = &batch[..];
+        while let Some(first) = rest.first() {
+            let origin = self.origin(first);
+            let (source, tier, received_at) = origin;
+            let alike = 1 + rest[1..].iter().take_while(|event| self.origin(event) == origin).count();
+            let cell = self.ledger.cell(source, tier);
+            cell.processed.add(alike as u64);
+            if self.inlet.is_none() {
+                cell.handled.add(alike as u64);
+            }
+            received(received_at, alike as u64);
+            rest = &rest[alike..];
+        }
+        self.delivered += batch.len() as u64;
+        let Some(inlet) = &mut self.inlet else {
+            for mut event in batch.drain(..) {
+                self.pool.end(&mut event, Outcome::Handled);
+                self.releaser.release(event);
+            }
+            return;
+        };
+        if self.held.is_empty() {
+            inlet.producer.push_batch(batch);
+        }
+        self.held.extend(batch.drain(..));
+        debug_assert!(self.held.len() <= self.hold_events_max, "E3: deliver only into room");
+    }
+
+    #[inline]
+    fn origin(&self, event: &Event) -> (Source, Tier, Nanos) {
+        let header = self.pool.header(event);
+        (header.source, header.tier, header.received_at)
     }
 
     /// The event is one that was seen before.

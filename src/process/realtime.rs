@@ -17,8 +17,9 @@ use crate::metrics::Measured;
 use crate::metrics::latency::LatencyShared;
 use crate::metrics::ledger::DropReason;
 use crate::pool::{Event, EventView, SharedPool};
+use crate::process::counters::RealtimeCounters;
 use crate::process::dedup::{DedupKey, DedupOptions};
-use crate::process::duplicates::{Duplicates, Keys};
+use crate::process::duplicates::{Duplicates, Keys, Next};
 use crate::process::guard::{Called, Guard, HandlerHealth};
 use crate::process::handled::HandledLatency;
 use crate::process::handler::{AlertHandler, HandlerError, HandlerMode};
@@ -147,7 +148,7 @@ impl Realtime {
                 // An alert handler has no way to fail but to panic.
                 Verdict::Done | Verdict::Failed(_) | Verdict::Disabled | Verdict::Behind => {
                     let key = self.duplicates.key(&self.pool, &finished.event);
-                    self.finish(finished.event, key, finished.handled_at, finished.handled_at);
+                    self.finish(finished.event, key, None, finished.handled_at);
                 }
             }
             done += 1;
@@ -168,13 +169,16 @@ impl Realtime {
         let taken = batch.len() as u32;
         batch.iter().for_each(|event| self.pool.prefetch(event));
         let counters = &self.counters.dedup[Tier::Realtime.index()];
-        self.duplicates.screen(&self.pool, &mut batch, &mut self.keys, &mut self.outlet, counters);
+        self.duplicates.screen(&self.pool, &mut batch, &mut self.keys, &mut self.outlet, counters, Next::Handling);
         if batch.is_empty() {
             self.batch = batch;
             return taken;
         }
         let taken_at = clock.now();
         let handled_at = self.run_inline(&batch, taken_at, clock);
+        if self.offload.is_none() && self.panicked.is_empty() {
+            self.finish_all(&mut batch, taken_at, handled_at);
+        }
         for (place, event) in batch.drain(..).enumerate() {
             if let Some((_, error)) = self.panicked.iter().find(|(panicked, _)| *panicked == place) {
                 let error = *error;
@@ -182,7 +186,7 @@ impl Realtime {
             } else if let Some(offload) = &mut self.offload {
                 offload.push(event);
             } else {
-                self.finish(event, self.keys[place], taken_at, handled_at);
+                self.finish(event, self.keys[place], Some(taken_at), handled_at);
             }
         }
         self.panicked.clear();
@@ -214,17 +218,26 @@ impl Realtime {
         self.duplicates.lose(&self.pool, event, DropReason::HandlerPanic, error.note(), &mut self.outlet);
     }
 
-    fn finish(&mut self, event: Event, key: Option<DedupKey>, taken_at: Nanos, handled_at: Nanos) {
+    /// The event is handled; `taken_at` is not known of what was with the helper.
+    fn finish(&mut self, event: Event, key: Option<DedupKey>, taken_at: Option<Nanos>, handled_at: Nanos) {
         let received_at = self.pool.header(&event).received_at;
-        let counters = &self.counters.realtime;
+        self.counters.realtime.processed.add(1);
         if self.latency.record(received_at, handled_at) > self.options.deadline {
-            let late_when_taken = taken_at.since(received_at) > self.options.deadline;
-            let stage =
-                if late_when_taken && self.offload.is_none() { &counters.sla_misses_queue } else { &counters.sla_misses_process };
-            stage.add(1);
+            count_late(&self.counters.realtime, taken_at.map(|at| at.since(received_at)), self.options.deadline, 1);
         }
-        counters.processed.add(1);
         self.duplicates.deliver(&self.pool, event, key, &mut self.outlet);
+    }
+
+    /// The whole batch is handled.
+    fn finish_all(&mut self, batch: &mut Vec<Event>, taken_at: Nanos, handled_at: Nanos) {
+        let (counters, latency, deadline) = (&self.counters.realtime, &mut self.latency, self.options.deadline);
+        counters.processed.add(batch.len() as u64);
+        self.duplicates.hand_over_all(&self.pool, batch, &self.keys, &self.outlet);
+        self.outlet.deliver_all(batch, |received_at, events| {
+            if latency.record_n(received_at, handled_at, events) > deadline {
+                count_late(counters, Some(taken_at.since(received_at)), deadline, events);
+            }
+        });
     }
 
     fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
@@ -234,6 +247,13 @@ impl Realtime {
     fn offloaded(&self) -> usize {
         self.offload.as_ref().map_or(0, Offload::in_flight)
     }
+}
+
+/// Counts events that were handled late by the stage that was; `waited` is how long they were in their lane, where that is known.
+fn count_late(counters: &RealtimeCounters, waited: Option<Nanos>, deadline: Nanos, events: u64) {
+    let was_late_already = waited.is_some_and(|waited| waited > deadline);
+    let stage = if was_late_already { &counters.sla_misses_queue } else { &counters.sla_misses_process };
+    stage.add(events);
 }
 
 /// All offloaded alert handlers, one after the other on the helper thread.

@@ -189,6 +189,11 @@ impl RetryQueue {
         self.lines.as_ref().is_some_and(|lines| !lines.is_empty() && lines.has(self.topic(pool, event)))
     }
 
+    /// Whether events of a topic keep their order.
+    pub(crate) fn keeps_order(&self) -> bool {
+        self.lines.is_some()
+    }
+
     /// Whether new events may have to wait for others.
     pub(crate) fn has_lines(&self) -> bool {
         self.lines.as_ref().is_some_and(|lines| !lines.is_empty())

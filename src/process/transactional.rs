@@ -33,7 +33,7 @@ use crate::metrics::ledger::DropReason;
 use crate::pool::{Event, EventView, PoolOwner, Returns, SharedPool};
 use crate::process::crew::Crew;
 use crate::process::dedup::{DedupKey, DedupOptions};
-use crate::process::duplicates::{Duplicates, Keys};
+use crate::process::duplicates::{Duplicates, Keys, Next};
 use crate::process::guard::{Called, Guard, HandlerHealth};
 use crate::process::handled::HandledLatency;
 use crate::process::handler::{HandlerError, HandlerMode, TransactionalHandler};
@@ -268,18 +268,56 @@ impl Transactional {
     }
 
     /// Fills the batch with new events, and takes the duplicates out of it. Returns how many were taken.
-    fn take_new(&mut self, now: Nanos) -> u32 {
+    fn take_new(&mut self, next: Next) -> u32 {
         let max = self.budget.events().min(self.room());
         let taken = if max == 0 { 0 } else { self.receiver.pop_batch(&mut self.batch, max) };
         if taken > 0 {
             self.batch.iter().for_each(|event| self.pool.prefetch(event));
             let counters = &self.counters.dedup[Tier::Transactional.index()];
-            self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters);
-            if self.retries.has_lines() {
-                self.queue_up(now);
-            }
+            self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters, next);
         }
         taken as u32
+    }
+
+    /// Sends new events on as they are: nobody handles them. Returns how many were taken and how many of them went on.
+    fn pass_on(&mut self, clock: &impl Clock) -> (u32, u32) {
+        let (taken, passed) = (self.take_new(Next::Delivery), self.batch.len() as u32);
+        if passed > 0 {
+            let handled_at = clock.now();
+            let mut batch = std::mem::take(&mut self.batch);
+            self.deliver_all(&mut batch, handled_at);
+            self.batch = batch;
+        }
+        (taken, passed)
+    }
+
+    /// A batch is handled as a whole.
+    fn deliver_all(&mut self, batch: &mut Vec<Event>, handled_at: Nanos) {
+        self.counters.transactional.processed.add(batch.len() as u64);
+        let latency = &mut self.latency;
+        self.outlet.deliver_all(batch, |received_at, events| {
+            latency.record_n(received_at, handled_at, events);
+        });
+    }
+
+    /// Has due retries and new events handled. Returns how many were taken and how many are handled.
+    fn work_off(&mut self, now: Nanos, clock: &impl Clock) -> (u32, u32) {
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            crew.begin_poll(self.gate.read().actions().spare_handlers);
+        }
+        let mut handled = self.collect();
+        self.take_due(now);
+        let mut taken = self.batch.len() as u32;
+        handled += self.work(clock);
+        taken += self.take_new(Next::Handling);
+        if self.retries.has_lines() {
+            self.queue_up(now);
+        }
+        handled += self.work(clock);
+        if let Worker::Offloaded(crew) = &mut self.worker {
+            crew.publish();
+        }
+        (taken, handled)
     }
 
     /// Takes the events out of the batch whose topic has one waiting for its next try.
@@ -325,6 +363,13 @@ impl Transactional {
         let (mut keys, mut verdicts) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.verdicts));
         let handled_at = self.run_inline(&batch, &mut verdicts, clock);
         let done = batch.len() as u32;
+        let is_plain = !self.retries.keeps_order() && verdicts.iter().all(|verdict| matches!(verdict, Verdict::Done));
+        if is_plain {
+            self.duplicates.hand_over_all(&self.pool, &batch, &keys, &self.outlet);
+            self.deliver_all(&mut batch, handled_at);
+            keys.clear();
+            verdicts.clear();
+        }
         for ((event, key), verdict) in batch.drain(..).zip(keys.drain(..)).zip(verdicts.drain(..)) {
             self.settle(event, key, verdict, handled_at);
         }
@@ -333,10 +378,7 @@ impl Transactional {
     }
 
     fn run_inline(&mut self, batch: &[Event], verdicts: &mut Vec<Verdict>, clock: &impl Clock) -> Nanos {
-        let Worker::Inline(guard) = &mut self.worker else {
-            verdicts.extend(batch.iter().map(|_| Verdict::Done));
-            return clock.now();
-        };
+        let Worker::Inline(guard) = &mut self.worker else { unreachable!("only handlers here are run here") };
         let before = clock.now();
         self.failed.iter_mut().for_each(FailedTopics::clear);
         verdicts.extend(batch.iter().map(|event| attempt_in_order(guard, &mut self.failed, &self.pool.view(event))));
@@ -445,18 +487,10 @@ impl<R: Ring> Agent<R> for Transactional {
     fn poll(&mut self, ctx: &mut Context<'_, R>) -> Work {
         self.duplicates.advance(ctx.now);
         let moved = self.outlet.pump();
-        if let Worker::Offloaded(crew) = &mut self.worker {
-            crew.begin_poll(self.gate.read().actions().spare_handlers);
-        }
-        let mut handled = self.collect();
-        self.take_due(ctx.now);
-        let mut taken = self.batch.len() as u32;
-        handled += self.work(ctx.ring);
-        taken += self.take_new(ctx.now);
-        handled += self.work(ctx.ring);
-        if let Worker::Offloaded(crew) = &mut self.worker {
-            crew.publish();
-        }
+        let (taken, handled) = match &self.worker {
+            Worker::Nobody => self.pass_on(ctx.ring),
+            Worker::Inline(_) | Worker::Offloaded(_) => self.work_off(ctx.now, ctx.ring),
+        };
         self.outlet.flush();
         self.retries.collect();
         self.counters.transactional.retries_waiting.set(self.retries.len() as u64);
