@@ -13,6 +13,7 @@ use super::curve::Curve;
 use super::figure::{Figures, readable};
 use super::host::Host;
 use super::noise::Noise;
+use super::timeline::{Expectation, Timeline};
 
 /// The version of the JSON form; a file of another one is refused.
 pub const FORMAT: u32 = 1;
@@ -30,6 +31,12 @@ pub struct Point {
     /// All repeats together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curves: Vec<Curve>,
+    /// What was seen while it ran, of the last repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+    /// What was expected of it, and whether it was so: shown, and no reason to fail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expectations: Vec<Expectation>,
     /// What was lost, or did not balance: a line each, with the repeat. Empty in a good run (H4).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<String>,
@@ -221,6 +228,7 @@ impl fmt::Display for Document {
                 let share = figure.share_of_reference().map(|share| format!("{share:.2}")).unwrap_or_default();
                 writeln!(f, "  {:<40}{median:>18}{least:>18}{most:>18}{share:>10}", figure.name)?;
             }
+            point.expectations.iter().try_for_each(|expectation| writeln!(f, "  {expectation}"))?;
             for loss in &point.losses {
                 writeln!(f, "  LOSS: {loss}")?;
             }
@@ -243,7 +251,7 @@ pub(super) mod tests {
         let mut values = histogram();
         values.record(2_000).expect("within the bounds");
         let curves = vec![Curve::of("due to handled", &values)];
-        let point = Point { name: "8 connections".into(), x: Some(8.0), figures, curves, losses: Vec::new() };
+        let point = Point { name: "8 connections".into(), x: Some(8.0), figures, curves, ..Point::default() };
         Document {
             format: FORMAT,
             scenario: "test".into(),

@@ -22,3 +22,4 @@ pub mod figure;
 pub mod host;
 pub mod noise;
 pub mod report;
+pub mod timeline;
