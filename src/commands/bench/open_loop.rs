@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use hdrhistogram::Histogram;
 
-use super::flat_out::{losses, tier_key};
+use super::flat_out::losses;
 use super::run::Bench;
 use super::sender::{OpenLoop, Sent, TOPIC, send, stamps};
 use super::{CommandError, failed};
@@ -104,13 +104,13 @@ pub(super) enum Pace {
 /// # Errors
 /// An engine that does not start, a sender that can't send.
 pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point: &mut Point) -> Result<Pace, CommandError> {
-    let data = bench.scratch.0.join("engine");
+    let data = bench.engine_data();
     let (give, take) = channel();
     let watch = move |_| StopWatch {
         handled: Some(Box::new(Handled { from_due: histogram(), from_written: histogram() })),
         give: give.clone(),
     };
-    let (engine, start) = Engine::builder().config(config(bench, data.clone())).alert_handler(watch).start()?;
+    let (engine, start) = Engine::builder().config(engine_config(bench, data.clone())).alert_handler(watch).start()?;
     let address = start.tcp.expect("configured");
     let cpu = bench.layout.sender_cpu;
     let sent = std::thread::scope(|scope| {
@@ -137,19 +137,19 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     found.extend((!account.is_clean()).then(|| "the engine's account is not clean".to_owned()));
     let count = handled.as_ref().map_or(0, |handled| handled.from_due.len());
     found.extend((count != sent.timed).then(|| format!("{count} of {} timed events were handled", sent.timed)));
-    point.losses.extend(found.into_iter().map(|loss| format!("repeat {}: {loss}", bench.repeat)));
+    point.losses.extend(bench.losses(found));
 
     let add = |sum: &mut Histogram<u64>, values: &Histogram<u64>| sum.add(values).expect("all have the same bounds");
     add(&mut merged.late, &sent.late);
     for tier in Tier::ALL {
-        if let Some((_, values)) = snapshot.latencies.iter().find(|(name, _)| *name == tier_key(tier)) {
+        if let Some((_, values)) = snapshot.latencies.iter().find(|(name, _)| *name == tier.metric_name()) {
             add(&mut merged.in_engine[tier.index()], values);
         }
     }
     let Some(handled) = handled else { return Ok(Pace::Behind) };
     add(&mut merged.from_due, &handled.from_due);
     add(&mut merged.from_written, &handled.from_written);
-    let realtime = snapshot.latencies.iter().find(|(name, _)| *name == tier_key(Tier::Realtime)).map(|(_, values)| values);
+    let realtime = snapshot.latencies.iter().find(|(name, _)| *name == Tier::Realtime.metric_name()).map(|(_, values)| values);
     note(&sent, &handled, realtime, &mut point.figures);
     if plan.flood.is_some() {
         let seconds = sent.took.0.max(1) as f64 / 1e9;
@@ -161,7 +161,8 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     Ok(if is_slow || waits { Pace::Behind } else { Pace::Keeps })
 }
 
-fn config(bench: &Bench, data_dir: std::path::PathBuf) -> Config {
+/// The configuration of an engine inside this process, its agents on the engine's core.
+pub(super) fn engine_config(bench: &Bench, data_dir: std::path::PathBuf) -> Config {
     let loopback = Some("127.0.0.1:0".parse().expect("an address"));
     let own = bench.config.clone();
     let cores =
