@@ -11,13 +11,14 @@ use super::flat_out::Load;
 use super::open_loop::{Merged, Pace};
 use super::sender::OpenLoop;
 use super::{CommandError, ExitStatus, JITTER_PROBE, Scratch, conclude, failed, flat_out, idle, layout, open_loop, usage};
-use crate::bench::ceiling::{Ceiling, Layout};
+use crate::bench::ceiling::{Ceiling, FrameShape, Inflow, Layout, add_references, warnings};
 use crate::bench::document::{Document, FORMAT, Point};
-use crate::bench::figure::readable;
+use crate::bench::figure::{Figures, readable};
 use crate::bench::host::Host;
 use crate::bench::noise::{CpuTicks, Noise};
 use crate::commands::send::{Input, Mix, SendCommand};
 use crate::config::{Config, Flags, Layers};
+use crate::sys::clock::Nanos;
 use crate::sys::process::raise_descriptor_limit;
 
 /// What is measured.
@@ -163,6 +164,8 @@ pub(super) struct Bench {
     pub(super) layout: Layout,
     // Before the folder that its file is in.
     pub(super) ceiling: Ceiling,
+    /// The machine's own limits, as far as they are measured.
+    pub(super) limits: Figures,
     pub(super) scratch: Scratch,
     /// Flags of serve.
     pub(super) flags: Vec<String>,
@@ -172,6 +175,17 @@ pub(super) struct Bench {
     pub(super) repeat: usize,
     /// Of what is not flat out.
     pub(super) each: Duration,
+}
+
+impl Bench {
+    /// One round of the machine's own limits (H2): what else a report needs beside the engine's figures.
+    fn measure_limits(&mut self) -> Result<(), CommandError> {
+        /// Of each limit. Twelve of them in a round; shorter where what is measured beside them is.
+        const FOR_AT_MOST: Duration = Duration::from_millis(150);
+        let at_most = Nanos(FOR_AT_MOST.min(self.each).as_nanos() as u64);
+        let inflow = Inflow { shape: FrameShape::REFERENCE, connections: 8, at_most };
+        self.ceiling.measure_all(&inflow, &mut self.limits).map_err(|error| failed(&error))
+    }
 }
 
 impl RunCommand {
@@ -194,10 +208,12 @@ impl RunCommand {
         let began = CpuTicks::now();
         let ceiling = Ceiling::prepare(layout, &scratch.0).map_err(|error| failed(&error))?;
         let each = Duration::from_secs_f64(self.seconds);
-        let mut bench = Bench { layout, ceiling, scratch, flags, config, repeat: 0, each };
+        let limits = Figures::default();
+        let mut bench = Bench { layout, ceiling, limits, scratch, flags, config, repeat: 0, each };
         let mut noise = Noise::default();
         let points = self.measure(&mut bench, &mut noise)?;
         noise.stolen_percent = CpuTicks::now().stolen_percent_since(began);
+        add_references(&mut bench.limits);
         let document = Document {
             format: FORMAT,
             scenario: self.scenario.name().to_owned(),
@@ -206,7 +222,8 @@ impl RunCommand {
             host: Host::look(&bench.scratch.0),
             noise,
             settings: self.settings(&bench),
-            warnings: warning.into_iter().collect(),
+            warnings: warning.into_iter().chain(warnings(&bench.limits)).collect(),
+            limits: std::mem::take(&mut bench.limits),
             points,
         };
         conclude(&document, &self.out, self.json, out)
@@ -292,6 +309,7 @@ impl RunCommand {
         for repeat in 1..=self.repeat {
             bench.repeat = repeat;
             noise.jitter.push(bench.ceiling.jitter(JITTER_PROBE));
+            bench.measure_limits()?;
             work(bench)?;
         }
         Ok(())
