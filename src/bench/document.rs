@@ -13,6 +13,8 @@ use super::curve::Curve;
 use super::figure::{Figures, readable};
 use super::host::Host;
 use super::noise::Noise;
+use super::stages::Stages;
+use super::threads::Threads;
 use super::timeline::{Expectation, Timeline};
 
 /// The version of the JSON form; a file of another one is refused.
@@ -34,6 +36,12 @@ pub struct Point {
     /// What was seen while it ran, of the last repeat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
+    /// Where an event's time goes.
+    #[serde(default, skip_serializing_if = "Stages::is_empty")]
+    pub stages: Stages,
+    /// What the engine's threads took of their cores.
+    #[serde(default, skip_serializing_if = "Threads::is_empty")]
+    pub threads: Threads,
     /// What was expected of it, and whether it was so: shown, and no reason to fail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expectations: Vec<Expectation>,
@@ -58,6 +66,9 @@ pub struct Document {
     pub host: Host,
     /// What the machine took away meanwhile.
     pub noise: Noise,
+    /// The machine's own limits, measured between the repeats of this run; empty where the scenario is the ceiling itself.
+    #[serde(default, skip_serializing_if = "Figures::is_empty")]
+    pub limits: Figures,
     /// What it was told: repeats, layout, load, flags of the engine.
     pub settings: BTreeMap<String, String>,
     /// What a reader should know before the figures.
@@ -139,6 +150,9 @@ impl Document {
             for curve in &point.curves {
                 write(format!("{}.{}.{}.hgrm", self.scenario, plain(&point.name), plain(&curve.name)), curve.hgrm())?;
             }
+            if let Some(timeline) = &point.timeline {
+                write(format!("{}.{}.timeline.csv", self.scenario, plain(&point.name)), timeline.csv())?;
+            }
         }
         Ok(())
     }
@@ -194,7 +208,7 @@ impl Document {
 }
 
 /// A field of CSV: in quotes where it holds what would end it.
-fn quoted(field: &str) -> String {
+pub(super) fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.to_owned() }
 }
 

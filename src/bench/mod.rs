@@ -3,7 +3,8 @@
 //! ```text
 //! ceiling ── the machine's own limits ─┐
 //! scenarios (commands::bench) ─────────┼─► Document ─► JSON, CSV, .hgrm ─► report: one page of HTML
-//! noise, host ─────────────────────────┘                              └─► compare: verdicts
+//! looks, stages, threads ──────────────┤                              └─► compare: verdicts
+//! noise, host ─────────────────────────┘
 //! ```
 //!
 //! - **H1** A figure keeps the value of each repeat; a median is one of them.
@@ -20,6 +21,9 @@ pub mod curve;
 pub mod document;
 pub mod figure;
 pub mod host;
+pub mod looks;
 pub mod noise;
 pub mod report;
+pub mod stages;
+pub mod threads;
 pub mod timeline;

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::document::quoted;
+use crate::control::Level;
+
 /// Names of the panels that scenarios fill: a series belongs to one of them.
 pub mod panels {
     /// Events a second: offered, received, stored.
@@ -94,9 +97,58 @@ impl Timeline {
     }
 }
 
+impl Timeline {
+    /// Its end, seconds.
+    pub fn end(&self) -> f64 {
+        self.seconds.last().copied().unwrap_or(0.0)
+    }
+
+    /// From when until when the level was which; empty where nobody asked. A level holds until the next look.
+    pub fn level_spans(&self) -> Vec<(f64, f64, Level)> {
+        let mut spans: Vec<(f64, f64, Level)> = Vec::new();
+        for (pair, level) in self.seconds.windows(2).zip(&self.levels) {
+            let level = Level::ALL.get(usize::from(*level)).copied().unwrap_or_default();
+            match spans.last_mut() {
+                Some((_, to, last)) if *last == level => *to = pair[1],
+                _ => spans.push((pair[0], pair[1], level)),
+            }
+        }
+        spans
+    }
+
+    /// One row for each look: seconds, level, and a column for each series, `panel: name, unit`.
+    pub fn csv(&self) -> String {
+        let heads = self.series.iter().map(|series| quoted(&format!("{}: {}, {}", series.panel, series.name, series.unit)));
+        let mut rows = vec!["seconds,level".to_owned()];
+        rows[0].extend(heads.map(|head| format!(",{head}")));
+        for (place, seconds) in self.seconds.iter().enumerate() {
+            let level = self.levels.get(place).and_then(|level| Level::ALL.get(usize::from(*level)));
+            let mut row = format!("{seconds:.3},{}", level.map_or("", |level| level.name()));
+            let values = self.series.iter().map(|series| series.values.get(place).map(f64::to_string).unwrap_or_default());
+            row.extend(values.map(|value| format!(",{value}")));
+            rows.push(row);
+        }
+        rows.join("\n") + "\n"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_holds_until_the_look_that_shows_another() {
+        let timeline = Timeline { seconds: vec![0.0, 0.5, 1.0, 1.5], levels: vec![0, 2, 2, 0], ..Timeline::default() };
+        assert_eq!(timeline.level_spans(), [(0.0, 0.5, Level::Healthy), (0.5, 1.5, Level::Degraded)]);
+        assert_eq!(Timeline { levels: Vec::new(), ..timeline }.level_spans(), []);
+    }
+
+    #[test]
+    fn csv_has_a_column_for_each_series() {
+        let mut timeline = Timeline { seconds: vec![0.0, 0.5], levels: vec![0, 4], ..Timeline::default() };
+        timeline.push(panels::DROPS, "queue_full", "events/s", vec![0.0, 12.5]);
+        assert_eq!(timeline.csv(), "seconds,level,\"losses: queue_full, events/s\"\n0.000,HEALTHY,0\n0.500,EMERGENCY,12.5\n");
+    }
 
     #[test]
     fn a_rate_looks_a_second_back_and_no_further_than_the_beginning() {

@@ -17,7 +17,7 @@ use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token};
 use crate::sys::memory::{Arena, StagingBuffer};
 use crate::sys::process::pin_current_thread;
 use crate::sys::uring::{Uring, UringOptions, Wait};
-use crate::wire::{Priority, encode_into, encoded_len};
+use crate::wire::{Priority, encode_into};
 
 /// Bytes of a provided buffer, and of a write of the sender.
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
@@ -42,12 +42,6 @@ pub struct FrameShape {
 impl FrameShape {
     /// Frames of 80 bytes, as the references were measured with.
     pub const REFERENCE: FrameShape = FrameShape { topic_bytes: 9, body_bytes: 64 };
-
-    /// Whether what is known of frames of 80 bytes holds for these: a few bytes more or less change little.
-    pub fn is_about_reference(&self) -> bool {
-        let bytes = |shape: &FrameShape| encoded_len(shape.topic_bytes, shape.body_bytes);
-        bytes(self).abs_diff(bytes(&FrameShape::REFERENCE)) <= 8
-    }
 
     /// Whole frames, about a chunk's worth of bytes.
     pub(super) fn block(&self) -> Vec<u8> {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use super::child::EngineChild;
 use super::run::{Bench, RunCommand, point};
 use super::{CommandError, connections, failed};
-use crate::bench::ceiling::{FrameShape, Inflow, add_references, names, warnings};
+use crate::bench::ceiling::{FrameShape, Inflow, names};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
+use crate::bench::threads::ThreadTimes;
 use crate::commands::send::{self, BodySizes, Plan, SendCommand, SendSummary};
 use crate::metrics::status::{StatusDocument, Terms};
 use crate::sys::clock::Nanos;
@@ -81,13 +82,7 @@ impl Load {
 /// An engine that does not start, answer or end; a sender that can't send.
 pub(super) fn measure(command: &RunCommand, bench: &mut Bench) -> Result<Vec<Point>, CommandError> {
     let load = command.load(&bench.flags);
-    let is_reference = load.connections() == 8 && load.shape().is_about_reference();
-    let mut points = points(bench, vec![(point("flat out", None), load)])?;
-    if is_reference {
-        points.iter_mut().for_each(|point| add_references(&mut point.figures));
-        bench.warnings.extend(points.iter().flat_map(|point| warnings(&point.figures)));
-    }
-    Ok(points)
+    points(bench, vec![(point("flat out", None), load)])
 }
 
 /// A point for each size of body.
@@ -123,12 +118,14 @@ pub(super) fn repeat(bench: &mut Bench, load: &Load, point: &mut Point) -> Resul
     let data = bench.engine_data();
     let engine = EngineChild::start(bench.layout.engine_cpu, &data, &load.flags)?;
     let silent = connections::open_silent(&engine, load.silent_connections)?;
-    let before = engine.taken();
+    let (before, threads_before) = (engine.taken(), ThreadTimes::of(engine.id()));
     let began = Instant::now();
     let sent = send_from(bench.layout.sender_cpu, &load.plan(engine.tcp)?)?;
     let (stored, took) = look(&engine, began, sent.sent.events())?;
     let (rate, taken) = (stored as f64 / took.as_secs_f64(), engine.taken());
+    point.threads.note(&threads_before, &ThreadTimes::of(engine.id()), took);
     let (status, mut losses) = settle(&engine, sent.sent.events())?;
+    point.stages.note(&status);
     if sent.unconfirmed_connections > 0 {
         losses.push(format!("{} connections were not read to their end", sent.unconfirmed_connections));
     }

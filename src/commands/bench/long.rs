@@ -7,9 +7,10 @@ use super::CommandError;
 use super::child::EngineChild;
 use super::flat_out;
 use super::run::{Bench, RunCommand, point};
-use super::watch::Watch;
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, short};
+use crate::bench::looks::Looks;
+use crate::bench::timeline::panels;
 
 /// Where the first point is.
 const FIRST_EVENTS: u64 = 1_000_000;
@@ -39,26 +40,29 @@ fn repeat(command: &RunCommand, bench: &mut Bench, ends: &[u64], points: &mut [P
     let stop = AtomicBool::new(false);
     let timeline = std::thread::scope(|scope| {
         let looking = scope.spawn(|| {
-            let mut watch = Watch::new();
+            let (mut looks, mut resident, began) = (Looks::default(), Vec::new(), Instant::now());
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(LOOK_EVERY);
                 // An engine that does not answer for once is asked again.
-                if let Ok(status) = engine.status() {
-                    watch.look(&status, Some(engine.taken().resident_bytes));
+                let Ok(status) = engine.status() else { continue };
+                if looks.add(began.elapsed().as_secs_f64(), status) {
+                    resident.push(engine.taken().resident_bytes as f64);
                 }
             }
-            watch
+            let mut timeline = looks.timeline()?;
+            timeline.push(panels::MEMORY, "resident", "bytes", resident);
+            Some(timeline)
         });
         let sent = stages(command, bench, &engine, ends, points);
         stop.store(true, Ordering::Relaxed);
-        let watch = looking.join().expect("looking does not panic");
-        sent.map(|()| watch.timeline())
+        let timeline = looking.join().expect("looking does not panic");
+        sent.map(|()| timeline)
     })?;
     let (_, mut losses) = flat_out::settle(&engine, *ends.last().expect("at least one"))?;
     losses.extend(engine.stop()?);
     let _ = std::fs::remove_dir_all(&data);
     let last = points.last_mut().expect("at least one");
-    last.timeline = Some(timeline);
+    last.timeline = timeline;
     last.losses.extend(bench.losses(losses));
     Ok(())
 }

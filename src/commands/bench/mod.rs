@@ -31,7 +31,6 @@ mod scenario;
 mod sender;
 mod sessions;
 mod sweep;
-mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;

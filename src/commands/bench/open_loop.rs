@@ -5,6 +5,7 @@
 //! engine, stopped, drops it: nothing is shared while it runs.
 
 use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
@@ -15,6 +16,8 @@ use super::{CommandError, failed};
 use crate::bench::curve::{Curve, histogram};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
+use crate::bench::stages::Stage;
+use crate::bench::threads::ThreadTimes;
 use crate::config::{Config, CoreSpec};
 use crate::engine::Engine;
 use crate::metrics::status::StatusDocument;
@@ -113,6 +116,7 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     let (engine, start) = Engine::builder().config(engine_config(bench, data.clone())).alert_handler(watch).start()?;
     let address = start.tcp.expect("configured");
     let cpu = bench.layout.sender_cpu;
+    let (threads_before, began) = (ThreadTimes::of(std::process::id()), Instant::now());
     let sent = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             // Best effort: with one CPU there is nothing to choose.
@@ -121,6 +125,7 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
         });
         sender.join().expect("the sender does not panic")
     });
+    point.threads.note(&threads_before, &ThreadTimes::of(std::process::id()), began.elapsed());
     let telemetry = engine.telemetry().clone();
     let stored = telemetry.read(HostClock.now()).ledger.total().stored;
     let account = engine.stop();
@@ -133,7 +138,9 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     let handled = take.try_iter().next();
     let _ = std::fs::remove_dir_all(&data);
 
-    let mut found = losses(&StatusDocument::of(&snapshot), sent.timed + sent.flood.events());
+    let status = StatusDocument::of(&snapshot);
+    point.stages.note(&status);
+    let mut found = losses(&status, sent.timed + sent.flood.events());
     found.extend((!account.is_clean()).then(|| "the engine's account is not clean".to_owned()));
     let count = handled.as_ref().map_or(0, |handled| handled.from_due.len());
     found.extend((count != sent.timed).then(|| format!("{count} of {} timed events were handled", sent.timed)));
@@ -150,6 +157,12 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     add(&mut merged.from_due, &handled.from_due);
     add(&mut merged.from_written, &handled.from_written);
     let realtime = snapshot.latencies.iter().find(|(name, _)| *name == Tier::Realtime.metric_name()).map(|(_, values)| values);
+    let quantile = |quantile| handled.from_written.value_at_quantile(quantile) as f64;
+    if let Some(in_engine) = realtime {
+        // Written to received is not seen by anybody: what is left of the way to the handler without the engine's part of it.
+        let outside = |at| (quantile(at) - in_engine.value_at_quantile(at) as f64).max(0.0);
+        point.stages.note_stage(Tier::Realtime, Stage::Received, outside(0.5), outside(0.99));
+    }
     note(&sent, &handled, realtime, &mut point.figures);
     if plan.flood.is_some() {
         let seconds = sent.took.0.max(1) as f64 / 1e9;

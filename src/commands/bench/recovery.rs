@@ -32,7 +32,11 @@ pub(super) fn measure(command: &RunCommand, bench: &mut Bench) -> Result<Vec<Poi
         let bytes = if events > 0 { make_log(command, bench, &data, events)? } else { 0 };
         let name = if events == 0 { "no log".to_owned() } else { format!("{events} events") };
         let mut point = point(name, Some((bytes as f64).max(1.0)));
-        bench.each_repeat(|bench| open(bench, &data, events, &mut point))?;
+        bench.measure_machine()?;
+        for repeat in 1..=bench.repeats {
+            bench.repeat = repeat;
+            open(bench, &data, events, &mut point)?;
+        }
         let _ = std::fs::remove_dir_all(&data);
         points.push(point);
     }

@@ -10,12 +10,14 @@ use super::flags::{Common, measuring_command};
 use super::flat_out::Load;
 use super::scenario::Scenario;
 use super::{CommandError, ExitStatus, JITTER_PROBE, Scratch, conclude, failed, layout, usage};
-use crate::bench::ceiling::{Ceiling, Layout};
+use crate::bench::ceiling::{Ceiling, FrameShape, Inflow, Layout, add_references, warnings};
 use crate::bench::document::{Document, FORMAT, Point};
+use crate::bench::figure::Figures;
 use crate::bench::host::Host;
 use crate::bench::noise::{CpuTicks, Noise};
 use crate::commands::send::{BodySizes, Mix, SendCommand, TopicSkew};
 use crate::config::{Config, Flags, Layers};
+use crate::sys::clock::Nanos;
 use crate::sys::process::raise_descriptor_limit;
 
 /// Events a second of what goes at a steady rate.
@@ -87,6 +89,8 @@ pub(super) struct Bench {
     pub(super) layout: Layout,
     // Before the folder that its file is in.
     pub(super) ceiling: Ceiling,
+    /// The machine's own limits, as far as they are measured.
+    limits: Figures,
     pub(super) scratch: Scratch,
     /// Flags of serve.
     pub(super) flags: Vec<String>,
@@ -105,7 +109,20 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Calls `work` for each repeat, a jitter probe before each.
+    /// One round of the machine's own limits (H2), and of the jitter probe: what else a report needs beside the engine's figures.
+    ///
+    /// # Errors
+    /// A limit that can't be measured.
+    pub(super) fn measure_machine(&mut self) -> Result<(), CommandError> {
+        /// Of each limit. Twelve of them in a round; shorter where what is measured beside them is.
+        const FOR_AT_MOST: Duration = Duration::from_millis(150);
+        self.noise.jitter.push(self.ceiling.jitter(JITTER_PROBE));
+        let at_most = Nanos(FOR_AT_MOST.min(self.each).as_nanos() as u64);
+        let inflow = Inflow { shape: FrameShape::REFERENCE, connections: 8, at_most };
+        self.ceiling.measure_all(&inflow, &mut self.limits).map_err(|error| failed(&error))
+    }
+
+    /// Calls `work` for each repeat, each after a look at the machine.
     ///
     /// # Errors
     /// Those of `work`, at once.
@@ -115,7 +132,7 @@ impl Bench {
     ) -> Result<(), CommandError> {
         for repeat in 1..=self.repeats {
             self.repeat = repeat;
-            self.noise.jitter.push(self.ceiling.jitter(JITTER_PROBE));
+            self.measure_machine()?;
             work(self)?;
         }
         Ok(())
@@ -154,6 +171,7 @@ impl RunCommand {
         let mut bench = Bench {
             layout,
             ceiling: Ceiling::prepare(layout, &scratch.0).map_err(|error| failed(&error))?,
+            limits: Figures::default(),
             scratch,
             flags,
             config,
@@ -165,6 +183,8 @@ impl RunCommand {
         };
         let points = (self.scenario.measure)(&self, &mut bench)?;
         bench.noise.stolen_percent = CpuTicks::now().stolen_percent_since(began);
+        add_references(&mut bench.limits);
+        bench.warnings.extend(warnings(&bench.limits));
         let document = Document {
             format: FORMAT,
             scenario: self.scenario.name.to_owned(),
@@ -173,6 +193,7 @@ impl RunCommand {
             host: Host::look(&bench.scratch.0),
             settings: self.settings(&common, &bench),
             noise: bench.noise,
+            limits: bench.limits,
             warnings: bench.warnings,
             points,
         };

@@ -193,7 +193,7 @@ fn run(bench: &mut Bench, probes: u64, whole: &mut Point, phases: &mut [(Point, 
         note_phase(&mut point.figures, latency, &observer.samples);
         all.add(&latency.latencies).expect("all have the same bounds");
     }
-    whole.timeline = Some(observer.timeline());
+    whole.timeline = observer.timeline();
     Ok(())
 }
 

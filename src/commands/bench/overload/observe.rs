@@ -6,14 +6,13 @@ use std::fs;
 use hdrhistogram::Histogram;
 
 use super::super::probe::{Arrival, Arrivals};
-use super::super::watch::Watch;
+use crate::bench::looks::Looks;
 use crate::bench::timeline::{Phase, Timeline, panels};
 use crate::control::Level;
 use crate::engine::Engine;
 use crate::metrics::ledger::DropReason;
 use crate::metrics::status::StatusDocument;
 use crate::sys::clock::{Clock, HostClock, Nanos};
-use crate::wire::Tier;
 
 /// The probe's p99 at a moment is that of so long before it: 1000 events at 1000 a second.
 const P99_WINDOW: Nanos = Nanos::from_millis(1_000);
@@ -69,7 +68,7 @@ pub(super) struct Observer {
     began: Nanos,
     arrivals: Arrivals,
     last_second: VecDeque<Arrival>,
-    watch: Watch,
+    looks: Looks,
     phases: Vec<Phase>,
     /// All looks.
     pub(super) samples: Vec<Sample>,
@@ -84,7 +83,7 @@ impl Observer {
             began: HostClock.now(),
             arrivals,
             last_second: VecDeque::new(),
-            watch: Watch::new(),
+            looks: Looks::default(),
             phases: Vec::new(),
             samples: Vec::new(),
             entered: [0; Level::COUNT],
@@ -116,15 +115,17 @@ impl Observer {
             self.last_second.pop_front();
         }
         let snapshot = engine.telemetry().read(now);
-        self.watch.look(&StatusDocument::of(&snapshot), None);
+        let at = now.since(self.began);
+        let is_new = self.looks.add(at.0 as f64 / 1e9, StatusDocument::of(&snapshot));
+        debug_assert!(is_new, "looks are further apart than the status's milliseconds");
         let total = snapshot.ledger.total();
         let entered = snapshot.by_label("control_transitions", "level");
         self.entered = Level::ALL.map(|level| entered.get(level.name()).copied().unwrap_or(0));
         self.samples.push(Sample {
-            at: now.since(self.began),
+            at,
             phase,
             level: snapshot.level(),
-            transactional_depth: snapshot.sum(Watch::depth_of(Tier::Transactional)),
+            transactional_depth: snapshot.sum("queue_depth_trans"),
             received: total.received,
             stored: total.stored,
             lost: total.lost,
@@ -145,15 +146,15 @@ impl Observer {
         Nanos(rank.checked_sub(1).map_or(0, |place| latencies[place]))
     }
 
-    /// What was seen, over time.
-    pub(super) fn timeline(self) -> Timeline {
-        let mut timeline = Timeline { phases: self.phases, ..self.watch.timeline() };
+    /// What was seen, over time; `None` of a single look.
+    pub(super) fn timeline(self) -> Option<Timeline> {
+        let mut timeline = Timeline { phases: self.phases, ..self.looks.timeline()? };
         let offered: Vec<u64> = self.samples.iter().map(|sample| sample.offered).collect();
         let offered = timeline.per_second(&offered);
         timeline.push(panels::THROUGHPUT, "offered", "events/s", offered);
         let p99 = self.samples.iter().map(|sample| sample.probe_p99.0 as f64).collect();
         timeline.push(panels::LATENCY, "REALTIME written to handled, p99 of the last second", "ns", p99);
-        timeline
+        Some(timeline)
     }
 }
 
