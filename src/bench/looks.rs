@@ -22,12 +22,14 @@ pub struct Looks {
 
 impl Looks {
     /// Adds a status, so many seconds after the beginning, unless it is the one of the last look (an engine renders none more often than
-    /// four times a second).
-    pub fn add(&mut self, seconds: f64, status: StatusDocument) {
-        if self.statuses.last().is_none_or(|last| status.uptime_ms > last.uptime_ms) {
+    /// four times a second). Whether it was added.
+    pub fn add(&mut self, seconds: f64, status: StatusDocument) -> bool {
+        let is_new = self.statuses.last().is_none_or(|last| status.uptime_ms > last.uptime_ms);
+        if is_new {
             self.seconds.push(seconds);
             self.statuses.push(status);
         }
+        is_new
     }
 
     /// What they show over time; `None` of less than two.
