@@ -223,12 +223,7 @@ impl fmt::Display for Document {
         for (name, value) in self.host.rows().iter().take(3) {
             writeln!(f, "{name} {value}")?;
         }
-        let jitter = self.noise.median_jitter();
-        writeln!(
-            f,
-            "noise: {:.2} % stolen by the host; a bare loop lost {:.2} % of its time, {:.1} gaps over 1 ms a second",
-            self.noise.stolen_percent, jitter.lost_percent, jitter.long_gaps_per_second
-        )?;
+        writeln!(f, "noise: {}", self.noise)?;
         for point in &self.points {
             if self.points.len() > 1 || self.axis.is_some() {
                 writeln!(f, "{}", point.name)?;

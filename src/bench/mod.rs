@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bars;
 pub mod ceiling;
 mod chart;
 pub mod compare;
@@ -23,7 +24,10 @@ pub mod figure;
 pub mod host;
 pub mod looks;
 pub mod noise;
+mod palette;
+mod plots;
 pub mod report;
+pub mod shares;
 pub mod stages;
 pub mod threads;
 pub mod timeline;
