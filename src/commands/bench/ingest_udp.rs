@@ -2,14 +2,14 @@
 //!
 //! A sender can't keep the queue of a faster receiver filled. So the engine is stopped while it is filled, and the clock runs from the moment
 //! in which it goes on until the queue is empty, some tens of milliseconds later; the bare loop of the ceiling is measured in the same way, with the
-//! same datagrams. Flat out the sender looks at the engine's queue and goes on while there is room: nothing tells it what is lost.
+//! same datagrams. A sender of datagrams is told nothing of what is lost, so that there is no flat out: their rate rises in steps until some are.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::child::EngineChild;
-use super::flat_out::settle;
+use super::flat_out::{losses, settle};
 use super::run::{Bench, RunCommand, point, with_flag};
 use super::{CommandError, ExitStatus, failed};
 use crate::bench::ceiling::{Drained, Inbound, queued_bytes};
@@ -22,12 +22,19 @@ use crate::wire::encoded_len;
 
 /// How often a queue is filled and emptied in each repeat.
 const ROUNDS: usize = 10;
-/// Datagrams sent between two looks at the queue of an engine that stands still: some 50 KiB of the kernel's memory.
+/// Datagrams sent between two looks at the queue: some 50 KiB of the kernel's memory.
 const LOOK_EVERY: u64 = 64;
-/// The same beside one that takes them: a look costs as much as some thousand of them.
-const LOOK_EVERY_FLAT_OUT: u64 = 4_096;
-/// Events of the run that is flat out.
-const EVENTS_BY_DEFAULT: u64 = 10_000_000;
+/// Datagrams in a filled queue at most: half of what the lanes of BATCH hold, as they can't wait.
+const FILL_DATAGRAMS_MAX: u64 = 32_768;
+/// Events a second of aggregated datagrams, until some are lost.
+const STEPS: [u64; 12] = [
+    100_000, 500_000, 1_000_000, 2_000_000, 3_000_000, 4_000_000, 5_000_000, 6_000_000, 7_000_000, 8_000_000, 10_000_000,
+    12_000_000,
+];
+/// How long a step takes.
+const STEP_AT_MOST: Duration = Duration::from_secs(1);
+/// How long its events may take to be stored.
+const STEP_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the engine may take to empty its queue, or to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After its last datagram was received an event is stored: as long as several flush intervals.
@@ -48,14 +55,14 @@ pub(super) fn measure(command: &RunCommand, bench: &mut Bench) -> Result<Vec<Poi
     let mut points = [
         point("one by one, from a filled queue", None),
         point("aggregated (GSO to GRO), from a filled queue", None),
-        point("aggregated (GSO to GRO), flat out", None),
+        point("aggregated (GSO to GRO), at rising rates", None),
     ];
     let generate = generate(command, bench)?;
     bench.each_repeat(|bench| {
-        let [plain, filled, flat_out] = &mut points;
+        let [plain, filled, at_rates] = &mut points;
         from_filled_queue(bench, &generate, Way::OneByOne, plain)?;
         from_filled_queue(bench, &generate, Way::Aggregated, filled)?;
-        all_at_once(bench, &generate, command.events.unwrap_or(EVENTS_BY_DEFAULT), flat_out)
+        fastest(bench, &generate, at_rates)
     })?;
     Ok(points.into())
 }
@@ -100,23 +107,44 @@ impl Sender {
         Ok(Sender { socket, generator, together: together as u64, piece: Piece::default(), sent: 0 })
     }
 
-    /// Sends until the receiver's queue holds so much kernel memory, or this many were sent; bytes of datagrams.
-    fn fill(&mut self, to: SocketAddr, queue_bytes: u64, datagrams_max: u64, look_every: u64) -> io::Result<u64> {
+    /// Sends once, at most so many datagrams; how many, and their bytes.
+    fn send(&mut self, to: SocketAddr, datagrams_max: u64) -> io::Result<(u64, u64)> {
+        self.piece.clear();
+        self.generator.fill(&mut self.piece, self.together.min(datagrams_max));
+        self.socket.send_to(&self.piece.bytes, to)?;
+        let datagrams = self.piece.tally.events();
+        self.sent += datagrams;
+        Ok((datagrams, self.piece.bytes.len() as u64))
+    }
+
+    /// Sends until the receiver's queue holds so much kernel memory, or enough datagrams; their bytes.
+    fn fill(&mut self, to: SocketAddr, queue_bytes: u64) -> io::Result<u64> {
         let (mut bytes, mut datagrams) = (0, 0);
-        while datagrams < datagrams_max && queued_bytes(to.port()) < queue_bytes {
+        while datagrams < FILL_DATAGRAMS_MAX && queued_bytes(to.port()) < queue_bytes {
             let mut until_look = 0;
-            while until_look < look_every && datagrams < datagrams_max {
-                self.piece.clear();
-                self.generator.fill(&mut self.piece, self.together.min(datagrams_max - datagrams));
-                self.socket.send_to(&self.piece.bytes, to)?;
-                let events = self.piece.tally.events();
-                bytes += self.piece.bytes.len() as u64;
-                until_look += events;
-                datagrams += events;
+            while until_look < LOOK_EVERY {
+                let (more, more_bytes) = self.send(to, u64::MAX)?;
+                until_look += more;
+                bytes += more_bytes;
+            }
+            datagrams += until_look;
+        }
+        Ok(bytes)
+    }
+
+    /// Sends at a steady rate for so long, in a loop; how long it took.
+    fn pace(&mut self, to: SocketAddr, per_second: u64, span: Duration) -> io::Result<Duration> {
+        let all = (span.as_secs_f64() * per_second as f64) as u64;
+        let began = Instant::now();
+        while self.sent < all {
+            let due = (began.elapsed().as_secs_f64() * per_second as f64) as u64;
+            if due > self.sent {
+                self.send(to, all - self.sent)?;
+            } else {
+                std::hint::spin_loop();
             }
         }
-        self.sent += datagrams;
-        Ok(bytes)
+        Ok(began.elapsed())
     }
 }
 
@@ -150,7 +178,7 @@ fn from_filled_queue(bench: &mut Bench, generate: &Generate, way: Way, point: &m
     let cpu = bench.layout.sender_cpu;
     let mut fill = |to: SocketAddr, queue_bytes: u64| {
         let _ = cpu.map(pin_current_thread);
-        sender.fill(to, queue_bytes, u64::MAX, LOOK_EVERY)
+        sender.fill(to, queue_bytes)
     };
     let bare = bench.ceiling.datagrams(&inbound, &mut fill).map_err(|error| failed(&error))?;
 
@@ -163,7 +191,7 @@ fn from_filled_queue(bench: &mut Bench, generate: &Generate, way: Way, point: &m
     let mut cpu_ns = 0;
     for round in 0..=ROUNDS {
         stop_still(&engine)?;
-        let sent = from_sender_core(bench, || sender.fill(engine.udp, bare.queue_bytes, u64::MAX, LOOK_EVERY));
+        let sent = from_sender_core(bench, || sender.fill(engine.udp, bare.queue_bytes));
         let (before, began) = (engine.taken(), Instant::now());
         resume(engine.id());
         let bytes = sent.map_err(|error| sender_failed(&error))?;
@@ -220,31 +248,46 @@ fn stop_still(engine: &EngineChild) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn all_at_once(bench: &mut Bench, generate: &Generate, events: u64, point: &mut Point) -> Result<(), CommandError> {
+/// The fastest rate at which nothing is lost: that of the step below the first one that loses.
+fn fastest(bench: &mut Bench, generate: &Generate, point: &mut Point) -> Result<(), CommandError> {
+    let mut best = None;
+    for per_second in STEPS {
+        let Some(reached) = at_rate(bench, generate, per_second, &mut point.losses)? else { break };
+        best = Some(reached);
+    }
+    let (per_second, cpu_ns) = best.unwrap_or_default();
+    point.figures.note("stored without a loss", "events/s", Better::Higher, per_second);
+    point.figures.note("CPU of the engine for each event", "ns", Better::Lower, cpu_ns);
+    Ok(())
+}
+
+/// Events a second and CPU for each, nanoseconds, where all that was sent is stored; `None` where some is lost, or the sender can't keep the
+/// rate. Only an engine that does not end in good order is a finding.
+fn at_rate(
+    bench: &Bench,
+    generate: &Generate,
+    per_second: u64,
+    findings: &mut Vec<String>,
+) -> Result<Option<(f64, f64)>, CommandError> {
     let data = bench.engine_data();
     let engine = EngineChild::start(bench.layout.engine_cpu, &data, &with_flag(&bench.flags, "udp-gro", "on"))?;
     let mut sender = Sender::open(generate, Way::Aggregated).map_err(|error| sender_failed(&error))?;
-    // A quarter of what is wanted: a look is some sends old.
-    let queue_bytes = bench.config.udp_receive_buffer_bytes.0 / 4;
-    let (before, began) = (engine.taken(), Instant::now());
-    let sent = from_sender_core(bench, || {
-        let mut left = events;
-        while left > 0 && began.elapsed() < PATIENCE {
-            let before = sender.sent;
-            sender.fill(engine.udp, queue_bytes, left, LOOK_EVERY_FLAT_OUT)?;
-            left -= sender.sent - before;
+    let (before, span) = (engine.taken(), bench.each.min(STEP_AT_MOST));
+    let took = from_sender_core(bench, || sender.pace(engine.udp, per_second, span)).map_err(|error| sender_failed(&error))?;
+    std::thread::sleep(REST);
+    let cpu_ns = engine.taken().cpu_ns.saturating_sub(before.cpu_ns) as f64 / sender.sent.max(1) as f64;
+    let give_up = Instant::now() + STEP_PATIENCE;
+    let is_stored = loop {
+        let status = engine.status()?;
+        // What the kernel has dropped is known a second later.
+        let lost = losses(&status, sender.sent);
+        if lost.is_empty() || Instant::now() > give_up {
+            break lost.is_empty();
         }
-        io::Result::Ok(())
-    });
-    sent.map_err(|error| sender_failed(&error))?;
-    let (stored, took) = super::flat_out::look(&engine, began, sender.sent)?;
-    let taken = engine.taken();
-    let (_, mut found) = settle(&engine, sender.sent)?;
-    found.extend(engine.stop()?);
+        std::thread::sleep(REST);
+    };
+    findings.extend(bench.losses(engine.stop()?));
     let _ = std::fs::remove_dir_all(&data);
-    point.losses.extend(bench.losses(found));
-    point.figures.note("stored", "events/s", Better::Higher, stored as f64 / took.as_secs_f64());
-    let cpu_ns = taken.cpu_ns.saturating_sub(before.cpu_ns) as f64 / stored.max(1) as f64;
-    point.figures.note("CPU of the engine for each event", "ns", Better::Lower, cpu_ns);
-    Ok(())
+    let reached = sender.sent as f64 / took.as_secs_f64().max(1e-9);
+    Ok((is_stored && reached >= 0.95 * per_second as f64).then_some((reached, cpu_ns)))
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The engine is a child process of the same binary on the engine's core (`child`), or, where a handler has to stop the clock, inside this
-//! process with its agents on that core (`open_loop`); the sender has the other one. Limits and engine take turns within each repeat.
+//! process with its agents on that core (`open_loop`, `isolation`, `overload`); senders have the other one. Limits and engine take turns
+//! within each repeat. `scenario` is the table of what there is; each of its entries has a file that measures it, most of them by `flat_out`.
 
 #![forbid(unsafe_code)]
 

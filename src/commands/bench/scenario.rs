@@ -43,7 +43,7 @@ pub(super) const SCENARIOS: [Scenario; 14] = [
     },
     Scenario {
         name: "ingest-udp",
-        about: "datagrams from a filled socket queue beside a bare receive loop, one by one and aggregated, and aggregated flat out into the log",
+        about: "datagrams from a filled socket queue beside a bare receive loop, one by one and aggregated, and the fastest rate of aggregated ones without a loss",
         axis: None,
         needs: &[],
         measure: ingest_udp::measure,
