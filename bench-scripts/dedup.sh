@@ -8,4 +8,4 @@
 
 MIX=0,100,0 "$ROOT/bench-scripts/variants.sh" 'dedup off:--dedup=off' 'by content:' \
     'by prefix:--dedup=key --dedup-key=prefix:32' "$@"
-[ "${TABLE:-}" = no ] || (cd "$ROOT" && cargo bench --locked --bench dedup_table)
+[ "${TABLE:-}" = no ] || (cd "$ROOT" && cargo bench --locked --bench micro -- dedup)
