@@ -37,6 +37,32 @@ pub(super) struct Taken {
     pub(super) resident_bytes: u64,
 }
 
+impl Taken {
+    /// By the threads that a process has now, `self` or a number; zeros where `/proc` is hidden.
+    pub(super) fn by(process: &str) -> Taken {
+        let tasks = fs::read_dir(format!("/proc/{process}/task"));
+        let mut taken = Taken::default();
+        for task in tasks.into_iter().flatten().flatten() {
+            taken.cpu_ns += cpu_ns(&task.path());
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            taken.sleeps += number(&status, "voluntary_ctxt_switches:");
+            taken.resident_bytes = number(&status, "VmRSS:") << 10;
+        }
+        taken
+    }
+}
+
+/// What a thread took, nanoseconds: the first field of its `schedstat`.
+fn cpu_ns(thread: &Path) -> u64 {
+    let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+    text.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+/// Nanoseconds of CPU that all other threads of this process took so far.
+pub(super) fn others_cpu_ns() -> u64 {
+    Taken::by("self").cpu_ns.saturating_sub(cpu_ns(Path::new("/proc/thread-self")))
+}
+
 /// Reads a pipe to its end.
 fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
@@ -89,17 +115,7 @@ impl EngineChild {
 
     /// What it took so far; zeros where `/proc` is hidden.
     pub(super) fn taken(&self) -> Taken {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let mut taken = Taken::default();
-        for task in tasks.into_iter().flatten().flatten() {
-            let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-            // First field: nanoseconds on a CPU.
-            taken.cpu_ns += read("schedstat").split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-            let status = read("status");
-            taken.sleeps += number(&status, "voluntary_ctxt_switches:");
-            taken.resident_bytes = number(&status, "VmRSS:") << 10;
-        }
-        taken
+        Taken::by(&self.child.id().to_string())
     }
 
     /// Drains it and waits for its end; what it had to say where that was not in good order.

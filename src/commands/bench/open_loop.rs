@@ -5,9 +5,11 @@
 //! engine, stopped, drops it: nothing is shared while it runs.
 
 use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
+use super::child::others_cpu_ns;
 use super::flat_out::{losses, tier_key};
 use super::run::Bench;
 use super::sender::{OpenLoop, Sent, TOPIC, send, stamps};
@@ -113,18 +115,21 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     let (engine, start) = Engine::builder().config(config(bench, data.clone())).alert_handler(watch).start()?;
     let address = start.tcp.expect("configured");
     let cpu = bench.layout.sender_cpu;
-    let sent = std::thread::scope(|scope| {
+    let outcome = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             // Best effort: with one CPU there is nothing to choose.
             let _ = cpu.map(pin_current_thread);
+            let (before, began) = (others_cpu_ns(), Instant::now());
+            // The others are the engine's, and one that waits for this.
             send(address, plan)
+                .map(|sent| (sent, others_cpu_ns().saturating_sub(before) as f64 / began.elapsed().as_nanos() as f64))
         });
         sender.join().expect("the sender does not panic")
     });
     let telemetry = engine.telemetry().clone();
     let stored = telemetry.read(HostClock.now()).ledger.total().stored;
     let account = engine.stop();
-    let sent = sent.map_err(|error| {
+    let (sent, core_share) = outcome.map_err(|error| {
         let three = format!("error: the sender stopped\ncause: {error}\nfix:   see what the engine said above");
         failed(&three)
     })?;
@@ -151,6 +156,7 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     add(&mut merged.from_written, &handled.from_written);
     let realtime = snapshot.latencies.iter().find(|(name, _)| *name == tier_key(Tier::Realtime)).map(|(_, values)| values);
     note(&sent, &handled, realtime, &mut point.figures);
+    point.figures.note("core taken by the engine", "%", Better::Lower, core_share * 100.0);
     if plan.flood.is_some() {
         let seconds = sent.took.0.max(1) as f64 / 1e9;
         point.figures.note("stored, timed ones and flood", "events/s", Better::Higher, stored as f64 / seconds);
