@@ -4,9 +4,10 @@
 #
 # Answer:
 #
-# ROUNDS, RESULTS, BENCH as in variants.sh; arguments are further variants.
+# ROUNDS, RESULTS, BENCH as in variants.sh; arguments are further variants. Without a number of events each run has as many as are 800 MB.
+export BENCH=${BENCH:---connections 8}
 exec "$(dirname "${BASH_SOURCE[0]}")/variants.sh" "64 bytes:" \
     "64 bytes, 32 K small slots:--pool-small-slots=32768 --batch-capacity=16384 --transactional-capacity=16384" \
     "64 bytes, 1 M small slots:--pool-small-slots=1048576" \
     "240 bytes, small slots:bench:--body-bytes=240" "260 bytes, medium slots:bench:--body-bytes=260" \
-    "2000 bytes, medium slots:bench:--body-bytes=2000 bench:--events=400000" "2100 bytes, large slots:bench:--body-bytes=2100 bench:--events=400000" "$@"
+    "2000 bytes, medium slots:bench:--body-bytes=2000" "2100 bytes, large slots:bench:--body-bytes=2100" "$@"

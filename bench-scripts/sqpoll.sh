@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Is a kernel thread that submits (--sqpoll on) worth its core? Here it shares that of the engine, as all of its threads do; give the engine more with
-# BENCH="--rates 10000 --seconds 1" and `--cores=0,1` as a flag of both variants, on a host that has them.
+# Is a kernel thread that submits (--sqpoll on) worth its core? The kernel places it on any core: on a host of two it takes the sender's or the
+# engine's. 10,000 REALTIME events a second, alone and beside a flood.
 #
 # Answer:
 #

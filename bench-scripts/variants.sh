@@ -78,7 +78,7 @@ awk -F '\t' '
         if (unit == "ns") return value >= 10000 ? sprintf("%.1f us", value / 1000) : sprintf("%.0f ns", value)
         if (unit == "events/s") return sprintf("%.2f M/s", value / 1e6)
         if (unit == "bytes") return sprintf("%.1f MiB", value / 1048576)
-        return sprintf(unit == "share" ? "%.3f" : "%.2f " unit, value)
+        return unit == "share" ? sprintf("%.3f", value) : sprintf("%.2f %s", value, unit)
     }
     END {
         printf "| |"
