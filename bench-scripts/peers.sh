@@ -171,7 +171,10 @@ awk -F '\t' -v rate="$RATE" '
     { key = $1 FS $2 }
     !(key in means) { order[++rows] = key; means[key] = $3 }
     $4 == "unknown" { is_unknown[key] = 1 }
-    $4 == "flat" { stored[key] = stored[key] " " $5; server[key] = server[key] " " $6; sender[key] = sender[key] " " $7 }
+    $4 == "flat" {
+        stored[key] = stored[key] " " $5; server[key] = server[key] " " $6; sender[key] = sender[key] " " $7
+        cost[key] = cost[key] " " $6 / ($5 ? $5 : 1) * 1e9
+    }
     $4 == "paced" { p50[key] = p50[key] " " $5; p99[key] = p99[key] " " $6; answered[key] = answered[key] " " $7 }
     function median(list,   parts, count, i, j, t) {
         count = split(list, parts, " ")
@@ -193,15 +196,15 @@ awk -F '\t' -v rate="$RATE" '
             if (index(key, class FS) == 1 && key !~ FS "eventstream" && median(stored[key]) > best) best = median(stored[key])
         }
         printf "\n%s\n\n", title
-        printf "| | stored means | stored/s | of the fastest peer | limit | core: server | sender | p50 us at %s/s | p99 us |\n", rate
-        print "|---|---|---|---|---|---|---|---|---|"
+        printf "| | stored means | stored/s | of the fastest peer | limit | core: server | sender | server ns an event | p50 us at %s/s | p99 us |\n", rate
+        print "|---|---|---|---|---|---|---|---|---|---|"
         for (i = 1; i <= rows; i++) {
             key = order[i]
             if (index(key, class FS) != 1) continue
             name = substr(key, length(class) + 2)
-            if (key in is_unknown) { printf "| %s | %s | not offered by this version | | | | | | |\n", name, means[key]; continue }
-            printf "| %s | %s | %d | %.2f | %s | %.2f | %.2f | %s |\n", name, means[key], median(stored[key]), best ? median(stored[key]) / best : 0, \
-                limit(key), median(server[key]), median(sender[key]), times(key)
+            if (key in is_unknown) { printf "| %s | %s | not offered by this version | | | | | | | |\n", name, means[key]; continue }
+            printf "| %s | %s | %d | %.2f | %s | %.2f | %.2f | %.0f | %s |\n", name, means[key], median(stored[key]), best ? median(stored[key]) / best : 0, \
+                limit(key), median(server[key]), median(sender[key]), median(cost[key]), times(key)
         }
     }
     END {
