@@ -1,16 +1,13 @@
 #!/usr/bin/env bash
-# Isolation, shown: REALTIME's latency alone, beside a slow, a panicking and a too long inline handler of TRANSACTIONAL, and under floods of BATCH over
-# TCP and UDP. One engine after the other, under a minute in all; a table at the end.
+# Isolation, shown: REALTIME's latency alone; beside a slow, a panicking and a too long inline handler of TRANSACTIONAL; under floods of BATCH over
+# TCP and UDP; and beside a sender of its own tier that is a hundred times as fast. One engine after the other; a page with the curves at the end.
 #
-#   ENGINE_CORE=0 LOAD_CORE=1   cores of the engine and of the senders
-#   OUT=target/isolation        the engines' data
+#   OUT=target/isolation   results, and the engines' data meanwhile
 #
-# Arguments are further options of the example. The exit code is 0 when every ledger balances and REALTIME lost nothing.
+# Arguments are further options of `eventstream bench run isolation`. The exit code is 0 when every ledger balances and REALTIME lost nothing.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 OUT=${OUT:-$ROOT/target/isolation}
-build_example isolation
-# One of the handlers panics; what it says is enough without a trace.
-export RUST_BACKTRACE=0
-"$EXAMPLE" --out "$OUT" --engine-core "${ENGINE_CORE:-0}" --load-core "${LOAD_CORE:-1}" "$@"
-rm -rf "$OUT"
+build
+"$EVENTSTREAM" bench run isolation --out "$OUT" "$@"
+"$EVENTSTREAM" bench report "$OUT"

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Overload, shown (`make demo-overload`): a flood that can't wait drives an engine through every level and back, in about a minute.
 #
-#   ENGINE_CORE=0 LOAD_CORE=1   cores of the engine, and of senders and handler
-#   OUT=target/overload         report.html (plot and figures), samples.csv, and the engine's data
+#   OUT=target/overload   overload.json, report.html (course and figures), and the engine's data meanwhile
 #
-# Arguments are further options of the example (`--help` lists them). The exit code is 0 when the ledger balances to the event; whether
-# latencies held is printed, as they are only the engine's where nothing else takes its core.
+# Arguments are further options of `eventstream bench run overload`, such as --repeat 3. The exit code is 0 when every event is accounted for;
+# whether levels and latencies were as expected is printed, as latencies are only the engine's where nothing else takes its core.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 OUT=${OUT:-$ROOT/target/overload}
-build_example overload
-"$EXAMPLE" --out "$OUT" --engine-core "${ENGINE_CORE:-0}" --load-core "${LOAD_CORE:-1}" "$@"
+build
+case " $* " in *" --repeat"*) ;; *) set -- --repeat 1 "$@" ;; esac
+"$EVENTSTREAM" bench run overload --out "$OUT" "$@"
+"$EVENTSTREAM" bench report "$OUT"

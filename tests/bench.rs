@@ -20,9 +20,19 @@ const SMALL: [&str; 6] = [
 ];
 
 fn bench(scenario: &str, folder: &Path, more: &[&str]) -> Output {
-    let out = folder.display().to_string();
-    let common = ["bench", "run", scenario, "--repeat=2", "--seconds=0.05", "--json", "--out", &out];
-    run(&[&common[..], more, &SMALL].concat())
+    repeated(2, scenario, folder, more, &[])
+}
+
+/// With further flags of serve.
+fn repeated(times: u32, scenario: &str, folder: &Path, more: &[&str], of_serve: &[&str]) -> Output {
+    let (out, repeat) = (folder.display().to_string(), format!("--repeat={times}"));
+    let common = ["bench", "run", scenario, &repeat, "--seconds=0.05", "--json", "--out", &out];
+    run(&[&common[..], more, &SMALL, of_serve].concat())
+}
+
+fn point<'a>(result: &'a Value, name: &str) -> &'a Value {
+    let points = result["points"].as_array().expect("points");
+    points.iter().find(|point| point["name"] == name).unwrap_or_else(|| panic!("no point {name} in {result:#}"))
 }
 
 /// The printed result of a run that must be good.
@@ -102,6 +112,98 @@ fn an_idle_engine_and_a_sweep_are_measured() {
     let points = sweep["points"].as_array().expect("points");
     assert!(points.len() >= 2 && points[0]["x"] == 1000.0 && points[1]["x"] == 4000.0, "{sweep:#}");
     assert!(run(&["bench", "report", &folder.path().display().to_string()]).status.success());
+}
+
+#[test]
+fn datagrams_wait_in_a_full_queue_for_the_bare_loop_and_for_the_engine_and_none_is_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = good(&repeated(1, "ingest-udp", folder.path(), &[], &["--udp-receive-buffer-bytes=128KiB"]));
+    for name in ["one by one, from a filled queue", "aggregated (GSO to GRO), from a filled queue"] {
+        let point = point(&result, name);
+        assert!(figure(point, "share of the bare loop")["runs"][0].as_f64() > Some(0.0));
+        assert!(figure(point, "datagrams in a filled queue")["runs"][0].as_f64() >= Some(100.0), "{point:#}");
+    }
+    // On a busy machine the first step may be too much.
+    let stored = figure(point(&result, "aggregated (GSO to GRO), at rising rates"), "stored without a loss");
+    assert!(stored["runs"][0].as_f64().is_some());
+}
+
+#[test]
+fn every_event_of_a_session_is_acked_and_timed_at_each_level() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = good(&bench("sessions", folder.path(), &["--rates=1000", "--events=2000", "--connections=2"]));
+    for level in ["accepted", "written", "durable"] {
+        let steady = &point(&result, &format!("{level}, 1 k events/s"))["curves"][0];
+        assert_eq!((&steady["name"], &steady["count"]), (&"due to acked".into(), &100.into()), "50 events of each repeat");
+        let flat_out = &point(&result, &format!("{level}, flat out"))["curves"][0];
+        assert_eq!(flat_out["count"], 4000);
+    }
+    assert_eq!(point(&result, "the disk alone, dsync")["curves"][0]["count"], 1000);
+    let none = good(&repeated(1, "sessions", folder.path(), &["--rates=1000", "--events=100"], &["--durability=none"]));
+    assert!(none["warnings"][0].as_str().is_some_and(|warning| warning.contains("SKIPPED")), "{none:#}");
+}
+
+#[test]
+fn each_durability_is_held_against_none_and_connections_against_the_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let matrix = good(&repeated(1, "durability-matrix", folder.path(), &["--events=2000"], &[]));
+    assert_eq!(matrix["points"].as_array().map(Vec::len), Some(12));
+    let none = point(&matrix, "none, 8 connections, 64 bytes");
+    assert_eq!(figure(none, "of the rate at durability none")["runs"][0], 1.0);
+    let idle = good(&repeated(1, "idle-connections", folder.path(), &["--events=2000"], &[]));
+    assert_eq!(figure(point(&idle, "none silent"), "CPU for each event, beside the first point")["runs"][0], 1.0);
+    let is_there = |name: &str| idle["points"].as_array().expect("points").iter().any(|point| point["name"] == name);
+    assert!(is_there("10000 silent") || idle["warnings"].to_string().contains("SKIPPED: 10000"), "{idle:#}");
+}
+
+#[test]
+fn a_log_is_opened_by_its_size_and_a_long_run_shows_its_course() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recovery = good(&bench("recovery", folder.path(), &["--events=100000"]));
+    let [none, some] = ["no log", "100000 events"].map(|name| point(&recovery, name));
+    assert!(some["x"].as_f64() > Some(6.4e6), "{some:#}");
+    let read = |point| figure(point, "bytes read")["runs"][1].as_f64();
+    assert!(read(some) > read(none), "{recovery:#}");
+    let long =
+        good(&repeated(1, "long", folder.path(), &["--events=50000"], &["--segment-bytes=1MiB", "--retention-bytes=2MiB"]));
+    let whole = point(&long, "up to 50 k events");
+    assert!(figure(whole, "memory resident")["runs"][0].as_f64() > Some(1e6));
+    assert!(whole["timeline"]["seconds"].as_array().is_some(), "{whole:#}");
+}
+
+#[test]
+fn realtime_is_measured_beside_every_trouble_and_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = good(&repeated(1, "isolation", folder.path(), &["--rates=200"], &[]));
+    assert_eq!(result["points"].as_array().map(Vec::len), Some(7));
+    assert!(figure(point(&result, "handler panics"), "handlers that panicked")["runs"][0].as_f64() > Some(0.0));
+    let expected = &point(&result, "a sender 100 times as fast")["expectations"][0];
+    assert!(expected["what"].as_str().is_some_and(|what| what.contains("within 3 times")), "{expected:#}");
+}
+
+#[test]
+fn an_overloaded_engine_accounts_for_every_event_and_its_course_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = good(&repeated(1, "overload", folder.path(), &[], &[]));
+    let whole = point(&result, "the whole");
+    let balances = |expectation: &&Value| expectation["what"] == "the ledger balances, and nothing is left in flight";
+    assert_eq!(whole["expectations"].as_array().expect("some").iter().find(balances).expect("it")["held"], true, "{whole:#}");
+    let looks = whole["timeline"]["seconds"].as_array().expect("looks").len();
+    assert!(looks > 0 && whole["timeline"]["levels"].as_array().map(Vec::len) == Some(looks));
+    for name in ["alone", "flat out", "recovery"] {
+        assert!(figure(point(&result, name), "received")["runs"][0].as_f64().is_some());
+    }
+}
+
+#[test]
+fn sizes_and_topics_may_be_spread() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spread = ["--events=5000", "--body-bytes=64:9,1000:1", "--topics=100", "--topic-skew=1"];
+    let result = good(&repeated(1, "ingest-tcp", folder.path(), &spread, &[]));
+    assert_eq!(
+        (&result["settings"]["bytes of a body"], &result["settings"]["skew of topics"]),
+        (&"64:9,1000:1".into(), &"1".into())
+    );
 }
 
 #[test]

@@ -13,6 +13,9 @@ use super::curve::Curve;
 use super::figure::{Figures, readable};
 use super::host::Host;
 use super::noise::Noise;
+use super::stages::Stages;
+use super::threads::Threads;
+use super::timeline::{Expectation, Timeline};
 
 /// The version of the JSON form; a file of another one is refused.
 pub const FORMAT: u32 = 1;
@@ -30,6 +33,18 @@ pub struct Point {
     /// All repeats together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curves: Vec<Curve>,
+    /// What was seen while it ran, of the last repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+    /// Where an event's time goes.
+    #[serde(default, skip_serializing_if = "Stages::is_empty")]
+    pub stages: Stages,
+    /// What the engine's threads took of their cores.
+    #[serde(default, skip_serializing_if = "Threads::is_empty")]
+    pub threads: Threads,
+    /// What was expected of it, and whether it was so: shown, and no reason to fail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expectations: Vec<Expectation>,
     /// What was lost, or did not balance: a line each, with the repeat. Empty in a good run (H4).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<String>,
@@ -51,6 +66,9 @@ pub struct Document {
     pub host: Host,
     /// What the machine took away meanwhile.
     pub noise: Noise,
+    /// The machine's own limits, measured between the repeats of this run; empty where the scenario is the ceiling itself.
+    #[serde(default, skip_serializing_if = "Figures::is_empty")]
+    pub limits: Figures,
     /// What it was told: repeats, layout, load, flags of the engine.
     pub settings: BTreeMap<String, String>,
     /// What a reader should know before the figures.
@@ -132,6 +150,9 @@ impl Document {
             for curve in &point.curves {
                 write(format!("{}.{}.{}.hgrm", self.scenario, plain(&point.name), plain(&curve.name)), curve.hgrm())?;
             }
+            if let Some(timeline) = &point.timeline {
+                write(format!("{}.{}.timeline.csv", self.scenario, plain(&point.name)), timeline.csv())?;
+            }
         }
         Ok(())
     }
@@ -187,7 +208,7 @@ impl Document {
 }
 
 /// A field of CSV: in quotes where it holds what would end it.
-fn quoted(field: &str) -> String {
+pub(super) fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.to_owned() }
 }
 
@@ -202,12 +223,7 @@ impl fmt::Display for Document {
         for (name, value) in self.host.rows().iter().take(3) {
             writeln!(f, "{name} {value}")?;
         }
-        let jitter = self.noise.median_jitter();
-        writeln!(
-            f,
-            "noise: {:.2} % stolen by the host; a bare loop lost {:.2} % of its time, {:.1} gaps over 1 ms a second",
-            self.noise.stolen_percent, jitter.lost_percent, jitter.long_gaps_per_second
-        )?;
+        writeln!(f, "noise: {}", self.noise)?;
         for point in &self.points {
             if self.points.len() > 1 || self.axis.is_some() {
                 writeln!(f, "{}", point.name)?;
@@ -221,6 +237,7 @@ impl fmt::Display for Document {
                 let share = figure.share_of_reference().map(|share| format!("{share:.2}")).unwrap_or_default();
                 writeln!(f, "  {:<40}{median:>18}{least:>18}{most:>18}{share:>10}", figure.name)?;
             }
+            point.expectations.iter().try_for_each(|expectation| writeln!(f, "  {expectation}"))?;
             for loss in &point.losses {
                 writeln!(f, "  LOSS: {loss}")?;
             }
@@ -243,7 +260,7 @@ pub(super) mod tests {
         let mut values = histogram();
         values.record(2_000).expect("within the bounds");
         let curves = vec![Curve::of("due to handled", &values)];
-        let point = Point { name: "8 connections".into(), x: Some(8.0), figures, curves, losses: Vec::new() };
+        let point = Point { name: "8 connections".into(), x: Some(8.0), figures, curves, ..Point::default() };
         Document {
             format: FORMAT,
             scenario: "test".into(),

@@ -47,9 +47,7 @@ impl Figure {
 
     /// The middle one; of an even number the lower of the two in the middle, so that it is one that was measured. 0 without runs.
     pub fn median(&self) -> f64 {
-        let mut sorted = self.runs.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+        median(&self.runs)
     }
 
     /// The least; 0 without runs.
@@ -77,6 +75,13 @@ impl Figure {
     }
 }
 
+/// The middle one of these, of an even number the lower of the two in the middle; 0 of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+}
+
 /// Figures as they come in, repeat by repeat.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -90,6 +95,11 @@ impl Figures {
             self.0.len() - 1
         });
         self.0[place].runs.push(value);
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// By name.

@@ -3,7 +3,8 @@
 //! ```text
 //! ceiling ── the machine's own limits ─┐
 //! scenarios (commands::bench) ─────────┼─► Document ─► JSON, CSV, .hgrm ─► report: one page of HTML
-//! noise, host ─────────────────────────┘                              └─► compare: verdicts
+//! looks, stages, threads ──────────────┤                              └─► compare: verdicts
+//! noise, host ─────────────────────────┘
 //! ```
 //!
 //! - **H1** A figure keeps the value of each repeat; a median is one of them.
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bars;
 pub mod ceiling;
 mod chart;
 pub mod compare;
@@ -20,5 +22,12 @@ pub mod curve;
 pub mod document;
 pub mod figure;
 pub mod host;
+pub mod looks;
 pub mod noise;
+mod palette;
+mod plots;
 pub mod report;
+pub mod shares;
+pub mod stages;
+pub mod threads;
+pub mod timeline;

@@ -1,9 +1,11 @@
 //! What the machine takes away while something is measured: steal, and gaps in a bare loop.
 
+use std::fmt;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
 
+use super::figure::readable;
 use crate::sys::clock::{Clock, HostClock, Nanos};
 
 /// A loop of clock reads that is away for longer than this was interrupted: a read takes some 23 ns.
@@ -80,12 +82,41 @@ pub struct Noise {
     pub jitter: Vec<Jitter>,
 }
 
+/// More than this makes a run a loud one: figures then are the machine's as much as the engine's.
+const LOUD_STOLEN_PERCENT: f64 = 1.0;
+const LOUD_LOST_PERCENT: f64 = 5.0;
+const LOUD_GAPS_PER_SECOND: f64 = 20.0;
+
 impl Noise {
+    /// Whether the machine took so much that a reader should know before the figures.
+    pub fn is_loud(&self) -> bool {
+        let jitter = self.median_jitter();
+        self.stolen_percent > LOUD_STOLEN_PERCENT
+            || jitter.lost_percent > LOUD_LOST_PERCENT
+            || jitter.long_gaps_per_second > LOUD_GAPS_PER_SECOND
+    }
+
     /// The probe with the middle loss; nothing lost where there was no probe.
     pub fn median_jitter(&self) -> Jitter {
         let mut sorted = self.jitter.clone();
         sorted.sort_by(|a, b| a.lost_percent.total_cmp(&b.lost_percent));
         sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Noise {
+    /// A sentence, without its end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let jitter = self.median_jitter();
+        write!(
+            f,
+            "{:.2} % of all cores' time was stolen by the host; a bare loop lost {:.2} % of its time, {:.1} gaps over 1 ms a second, the \
+             longest {}",
+            self.stolen_percent,
+            jitter.lost_percent,
+            jitter.long_gaps_per_second,
+            readable(jitter.longest_gap_ns as f64, "ns")
+        )
     }
 }
 
@@ -99,6 +130,19 @@ mod tests {
         let after = CpuTicks::read("cpu  200 0 100 1600 0 0 0 60 0 0\n");
         assert_eq!(after.stolen_percent_since(before), 5.0);
         assert_eq!(CpuTicks::default().stolen_percent_since(CpuTicks::default()), 0.0);
+    }
+
+    #[test]
+    fn a_run_is_loud_by_whatever_took_too_much() {
+        let jitter = |lost_percent| Jitter { lost_percent, ..Jitter::default() };
+        let noise = |stolen_percent, lost: [f64; 3]| Noise { stolen_percent, jitter: lost.map(jitter).to_vec() };
+        assert!(!noise(0.9, [1.0, 2.0, 90.0]).is_loud(), "the probe in the middle counts");
+        assert!(noise(1.1, [0.0; 3]).is_loud() && noise(0.0, [1.0, 6.0, 7.0]).is_loud());
+        assert!(
+            noise(1.5, [2.0; 3])
+                .to_string()
+                .starts_with("1.50 % of all cores' time was stolen by the host; a bare loop lost 2.00 %")
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs;
+use std::path::Path;
 
 use super::memory;
 use super::process;
@@ -118,6 +119,7 @@ pub fn host_findings(needs: &HostNeeds) -> Vec<Finding> {
         transparent_huge_pages_finding(),
         governor_finding(),
         autogroup_finding(),
+        memory_monitor_finding(Path::new("/sys/kernel/mm/damon/admin/kdamonds")),
     ]
 }
 
@@ -236,9 +238,37 @@ fn autogroup_finding() -> Finding {
     }
 }
 
+/// The kernel's data access monitor (DAMON, since 5.15) looks at all memory from a thread that it does not leave for up to 8 ms here, 0.9 % of a
+/// core in all: as much as a p99 has room for (kernel-notes, *Waking*).
+fn memory_monitor_finding(kdamonds: &Path) -> Finding {
+    let (what, required) = ("memory access monitor", "off, or away from the engine's cores");
+    let is_on = |entry: &fs::DirEntry| fs::read_to_string(entry.path().join("state")).is_ok_and(|state| state.trim() == "on");
+    match fs::read_dir(kdamonds).into_iter().flatten().flatten().filter(is_on).count() {
+        0 => Finding::ok(what, required, "off"),
+        on => {
+            let fix = "taskset -pc OTHER_CORES PID for each kdamond thread, so that it takes no time of the engine's cores";
+            Finding::problem(Severity::Info, what, required, format!("{on} on"), fix)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_memory_monitor_that_is_on_is_told_with_its_fix() {
+        let kdamonds = tempfile::tempdir().unwrap();
+        let judged = || memory_monitor_finding(kdamonds.path());
+        assert_eq!(judged().severity, Severity::Ok, "an empty folder");
+        for (name, state) in [("0", "off\n"), ("1", "on\n")] {
+            std::fs::create_dir(kdamonds.path().join(name)).unwrap();
+            std::fs::write(kdamonds.path().join(name).join("state"), state).unwrap();
+        }
+        assert_eq!((judged().severity, judged().found.as_str()), (Severity::Info, "1 on"));
+        assert!(judged().fix.contains("taskset"));
+        assert_eq!(memory_monitor_finding(&kdamonds.path().join("none")).severity, Severity::Ok, "a kernel without it");
+    }
 
     #[test]
     fn a_kernel_is_judged_against_floor_and_recommendation() {

@@ -23,5 +23,6 @@ pub mod probe;
 pub mod process;
 pub mod socket;
 pub mod topology;
+pub mod udp_segments;
 pub mod uring;
 pub mod wake;

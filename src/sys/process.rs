@@ -132,6 +132,18 @@ pub fn ask_to_end(child: u32) {
     unsafe { libc::kill(child as libc::pid_t, libc::SIGTERM) };
 }
 
+/// Stops a child where it is, with SIGSTOP, until it is told to go on. As for [`ask_to_end`], it has not been waited for.
+pub fn pause(child: u32) {
+    // SAFETY: no pointers; as above.
+    unsafe { libc::kill(child as libc::pid_t, libc::SIGSTOP) };
+}
+
+/// Lets a child go on, with SIGCONT. As for [`ask_to_end`], it has not been waited for.
+pub fn resume(child: u32) {
+    // SAFETY: no pointers; as above.
+    unsafe { libc::kill(child as libc::pid_t, libc::SIGCONT) };
+}
+
 /// Kills a process group, given by its leader, with SIGKILL. Call only for a leader that has not been waited for: its number is taken till then.
 pub fn kill_process_group(leader: u32) {
     // SAFETY: no pointers. A group that has just ended is ESRCH, and no harm.

@@ -16,15 +16,20 @@
 
 mod append;
 mod core;
+mod datagrams;
 mod pipeline;
 mod spsc;
 mod stream;
+mod sync;
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
+use hdrhistogram::Histogram;
+
 pub use append::Ground;
+pub use datagrams::{Drained, Fill, Inbound, queued_bytes};
 pub use pipeline::Inflow;
 pub use stream::FrameShape;
 
@@ -220,6 +225,23 @@ impl Ceiling {
         let rate = target.map(|target| pipeline::whole(&self.features, self.layout, inflow, target, ground)).transpose();
         drop(fresh);
         rate
+    }
+
+    /// What the disk alone takes for a durable write of a block: latencies of so many with O_DSYNC, and of as many with fdatasync behind them,
+    /// nanoseconds.
+    ///
+    /// # Errors
+    /// A file that can't be made or written.
+    pub fn sync_latency(&self, rounds: usize) -> Result<[Histogram<u64>; 2], CeilingError> {
+        on_engine_core(self.layout, || sync::latency(&self.folder, rounds)).map_err(CeilingError::Io)
+    }
+
+    /// Datagrams out of a socket queue that `fill` has filled, by a loop that does nothing else.
+    ///
+    /// # Errors
+    /// Whatever the kernel refuses meanwhile.
+    pub fn datagrams(&self, inbound: &Inbound, fill: Fill<'_>) -> Result<Drained, CeilingError> {
+        on_engine_core(self.layout, || datagrams::drain(&self.features, inbound, fill))
     }
 
     /// The jitter probe, for so long (a duration), on the engine's core.

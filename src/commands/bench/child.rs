@@ -21,6 +21,8 @@ pub(super) struct EngineChild {
     child: Child,
     /// Where it takes TCP.
     pub(super) tcp: SocketAddr,
+    /// Where it takes datagrams.
+    pub(super) udp: SocketAddr,
     admin: SocketAddr,
     stdout: Option<JoinHandle<String>>,
     stderr: Option<JoinHandle<String>>,
@@ -35,32 +37,8 @@ pub(super) struct Taken {
     pub(super) sleeps: u64,
     /// Bytes of memory resident now.
     pub(super) resident_bytes: u64,
-}
-
-impl Taken {
-    /// By the threads that a process has now, `self` or a number; zeros where `/proc` is hidden.
-    pub(super) fn by(process: &str) -> Taken {
-        let tasks = fs::read_dir(format!("/proc/{process}/task"));
-        let mut taken = Taken::default();
-        for task in tasks.into_iter().flatten().flatten() {
-            taken.cpu_ns += cpu_ns(&task.path());
-            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            taken.sleeps += number(&status, "voluntary_ctxt_switches:");
-            taken.resident_bytes = number(&status, "VmRSS:") << 10;
-        }
-        taken
-    }
-}
-
-/// What a thread took, nanoseconds: the first field of its `schedstat`.
-fn cpu_ns(thread: &Path) -> u64 {
-    let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-    text.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0)
-}
-
-/// Nanoseconds of CPU that all other threads of this process took so far.
-pub(super) fn others_cpu_ns() -> u64 {
-    Taken::by("self").cpu_ns.saturating_sub(cpu_ns(Path::new("/proc/thread-self")))
+    /// The most that it was.
+    pub(super) resident_bytes_max: u64,
 }
 
 /// Reads a pipe to its end.
@@ -96,7 +74,9 @@ impl EngineChild {
         let stderr = drain(child.stderr.take().expect("piped"));
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
         match addresses(&mut lines) {
-            Some((tcp, admin)) => Ok(EngineChild { child, tcp, admin, stdout: Some(drain(lines)), stderr: Some(stderr) }),
+            Some((tcp, udp, admin)) => {
+                Ok(EngineChild { child, tcp, udp, admin, stdout: Some(drain(lines)), stderr: Some(stderr) })
+            }
             None => {
                 // It has closed its output: it ends by itself.
                 let _ = child.wait();
@@ -115,7 +95,38 @@ impl EngineChild {
 
     /// What it took so far; zeros where `/proc` is hidden.
     pub(super) fn taken(&self) -> Taken {
-        Taken::by(&self.child.id().to_string())
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let mut taken = Taken::default();
+        for task in tasks.into_iter().flatten().flatten() {
+            let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            // First field: nanoseconds on a CPU.
+            taken.cpu_ns += read("schedstat").split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+            let status = read("status");
+            taken.sleeps += number(&status, "voluntary_ctxt_switches:");
+            taken.resident_bytes = number(&status, "VmRSS:") << 10;
+            taken.resident_bytes_max = number(&status, "VmHWM:") << 10;
+        }
+        taken
+    }
+
+    /// Bytes that it has read from files, through the page cache or past it; 0 where `/proc` is hidden.
+    pub(super) fn bytes_read(&self) -> u64 {
+        number(&fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default(), "rchar:")
+    }
+
+    /// Its number as a process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether all of its threads stand still, after a SIGSTOP.
+    pub(super) fn is_paused(&self) -> bool {
+        let stands = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in brackets and may hold anything.
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+        };
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten().all(stands)
     }
 
     /// Drains it and waits for its end; what it had to say where that was not in good order.
@@ -154,14 +165,14 @@ impl Drop for EngineChild {
 }
 
 /// The line of the start report that names the ports.
-fn addresses(lines: &mut impl BufRead) -> Option<(SocketAddr, SocketAddr)> {
+fn addresses(lines: &mut impl BufRead) -> Option<(SocketAddr, SocketAddr, SocketAddr)> {
     loop {
         let mut line = String::new();
         if lines.read_line(&mut line).ok()? == 0 {
             return None;
         }
-        if let ["tcp", tcp, "udp", _, "admin", admin] = line.split_whitespace().collect::<Vec<_>>()[..] {
-            return Some((tcp.parse().ok()?, admin.parse().ok()?));
+        if let ["tcp", tcp, "udp", udp, "admin", admin] = line.split_whitespace().collect::<Vec<_>>()[..] {
+            return Some((tcp.parse().ok()?, udp.parse().ok()?, admin.parse().ok()?));
         }
     }
 }
@@ -178,9 +189,9 @@ mod tests {
 
     #[test]
     fn ports_are_read_from_the_start_report() {
-        let mut text = "eventstream 0.1.0\ntcp 127.0.0.1:4000  udp off  admin 127.0.0.1:4002\ndata x\n".as_bytes();
-        let ports = addresses(&mut text).map(|(tcp, admin)| (tcp.port(), admin.port()));
-        assert_eq!(ports, Some((4000, 4002)));
+        let mut text = "eventstream 0.1.0\ntcp 127.0.0.1:4000  udp 127.0.0.1:4001  admin 127.0.0.1:4002\ndata x\n".as_bytes();
+        let ports = addresses(&mut text).map(|(tcp, udp, admin)| [tcp, udp, admin].map(|address| address.port()));
+        assert_eq!(ports, Some([4000, 4001, 4002]));
         assert_eq!(addresses(&mut "error: no\n".as_bytes()), None);
     }
 

@@ -7,22 +7,38 @@
 //! ```
 //!
 //! The engine is a child process of the same binary on the engine's core (`child`), or, where a handler has to stop the clock, inside this
-//! process with its agents on that core (`open_loop`); the sender has the other one. Limits and engine take turns within each repeat.
+//! process with its agents on that core (`open_loop`, `isolation`, `overload`); senders have the other one. Limits and engine take turns
+//! within each repeat. `scenario` is the table of what there is; each of its entries has a file that measures it, most of them by `flat_out`.
 
 #![forbid(unsafe_code)]
 
 mod child;
+mod connections;
+mod durability;
+mod flags;
 mod flat_out;
+mod flood;
 mod idle;
+mod ingest_udp;
+mod isolation;
+mod long;
+mod mixed;
 mod open_loop;
+mod overload;
+mod probe;
+mod recovery;
 mod run;
+mod scenario;
 mod sender;
+mod sessions;
+mod sweep;
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use argh::FromArgs;
 
+use self::flags::measuring_command;
 use super::parts::three_lines;
 use super::{CommandError, ExitStatus, print};
 use crate::bench::ceiling::{Ceiling, FrameShape, Inflow, Layout, add_references, warnings};
@@ -54,31 +70,15 @@ enum Action {
     Compare(CompareCommand),
 }
 
-/// measures the machine's own limits: clock, hand-off, receive, append, and the pipeline of them all
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "ceiling")]
-struct CeilingCommand {
-    /// how often each limit is measured; the median counts (default: 5)
-    #[argh(option, default = "5")]
-    repeat: usize,
-    /// milliseconds of each measurement (default: 500)
-    #[argh(option, default = "500")]
-    for_ms: u64,
-    /// where results are written (default: bench-results)
-    #[argh(option, default = "PathBuf::from(\"bench-results\")")]
-    out: PathBuf,
-    /// a folder on the disk to be measured, with 3 GiB free (default: the one of --out)
-    #[argh(option)]
-    data_dir: Option<PathBuf>,
-    /// core of the receiving side (default: 0)
-    #[argh(option, default = "0")]
-    engine_core: u32,
-    /// core of the sending side (default: 1, where there is one)
-    #[argh(option, default = "1")]
-    sender_core: u32,
-    /// print the result as JSON
-    #[argh(switch)]
-    json: bool,
+measuring_command! {
+    /// measures the machine's own limits: clock, hand-off, receive, append, and the pipeline of them all
+    #[derive(FromArgs, Debug)]
+    #[argh(subcommand, name = "ceiling")]
+    struct CeilingCommand {
+        /// milliseconds of each measurement (default: 500)
+        #[argh(option, default = "500")]
+        for_ms: u64,
+    }
 }
 
 /// makes one page of HTML, with plots, of all results in a folder
@@ -166,19 +166,20 @@ impl Drop for Scratch {
 
 impl CeilingCommand {
     fn run(self, out: &mut dyn Write) -> Result<ExitStatus, CommandError> {
-        if self.repeat == 0 || self.for_ms == 0 {
+        let common = self.common();
+        if common.repeat == 0 || self.for_ms == 0 {
             return Err(usage("nothing to measure", "--repeat and --for-ms are at least 1", "--repeat 5 --for-ms 500"));
         }
-        let (layout, warning) = layout(self.engine_core, self.sender_core)?;
+        let (layout, warning) = layout(common.engine_core, common.sender_core)?;
         // Best effort: eight connections need few.
         let _ = raise_descriptor_limit();
-        let scratch = Scratch::make(self.data_dir.as_ref().unwrap_or(&self.out))?;
+        let scratch = Scratch::make(&common.data_dir)?;
         let began = CpuTicks::now();
         let mut ceiling = Ceiling::prepare(layout, &scratch.0).map_err(|error| failed(&error))?;
         let inflow = Inflow { shape: FrameShape::REFERENCE, connections: 8, at_most: Nanos::from_millis(self.for_ms) };
         let mut point = Point { name: "this machine".to_owned(), ..Point::default() };
         let mut noise = Noise::default();
-        for _ in 0..self.repeat {
+        for _ in 0..common.repeat {
             noise.jitter.push(ceiling.jitter(JITTER_PROBE));
             ceiling.measure_all(&inflow, &mut point.figures).map_err(|error| failed(&error))?;
         }
@@ -193,7 +194,7 @@ impl CeilingCommand {
             settings: [
                 ("engine core", layout.engine_cpu.to_string()),
                 ("sender core", layout.sender_cpu.map_or("none".to_owned(), |cpu| cpu.to_string())),
-                ("repeats", self.repeat.to_string()),
+                ("repeats", common.repeat.to_string()),
                 ("milliseconds each", self.for_ms.to_string()),
             ]
             .map(|(name, value)| (name.to_owned(), value))
@@ -202,7 +203,7 @@ impl CeilingCommand {
             points: vec![point],
             ..Document::default()
         };
-        conclude(&document, &self.out, self.json, out)
+        conclude(&document, &common.out, common.json, out)
     }
 }
 

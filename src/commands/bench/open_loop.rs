@@ -9,14 +9,15 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
-use super::child::others_cpu_ns;
-use super::flat_out::{losses, tier_key};
+use super::flat_out::losses;
 use super::run::Bench;
 use super::sender::{OpenLoop, Sent, TOPIC, send, stamps};
 use super::{CommandError, failed};
 use crate::bench::curve::{Curve, histogram};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
+use crate::bench::stages::Stage;
+use crate::bench::threads::ThreadTimes;
 use crate::config::{Config, CoreSpec};
 use crate::engine::Engine;
 use crate::metrics::status::StatusDocument;
@@ -106,30 +107,30 @@ pub(super) enum Pace {
 /// # Errors
 /// An engine that does not start, a sender that can't send.
 pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point: &mut Point) -> Result<Pace, CommandError> {
-    let data = bench.scratch.0.join("engine");
+    let data = bench.engine_data();
     let (give, take) = channel();
     let watch = move |_| StopWatch {
         handled: Some(Box::new(Handled { from_due: histogram(), from_written: histogram() })),
         give: give.clone(),
     };
-    let (engine, start) = Engine::builder().config(config(bench, data.clone())).alert_handler(watch).start()?;
+    let (engine, start) = Engine::builder().config(engine_config(bench, data.clone())).alert_handler(watch).start()?;
     let address = start.tcp.expect("configured");
     let cpu = bench.layout.sender_cpu;
-    let outcome = std::thread::scope(|scope| {
+    let (threads_before, began) = (ThreadTimes::of(std::process::id()), Instant::now());
+    let sent = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             // Best effort: with one CPU there is nothing to choose.
             let _ = cpu.map(pin_current_thread);
-            let (before, began) = (others_cpu_ns(), Instant::now());
-            // The others are the engine's, and one that waits for this.
             send(address, plan)
-                .map(|sent| (sent, others_cpu_ns().saturating_sub(before) as f64 / began.elapsed().as_nanos() as f64))
         });
         sender.join().expect("the sender does not panic")
     });
+    let (threads, spanned) = (ThreadTimes::of(std::process::id()), began.elapsed());
+    point.threads.note(&threads_before, &threads, spanned);
     let telemetry = engine.telemetry().clone();
     let stored = telemetry.read(HostClock.now()).ledger.total().stored;
     let account = engine.stop();
-    let (sent, core_share) = outcome.map_err(|error| {
+    let sent = sent.map_err(|error| {
         let three = format!("error: the sender stopped\ncause: {error}\nfix:   see what the engine said above");
         failed(&three)
     })?;
@@ -138,25 +139,34 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     let handled = take.try_iter().next();
     let _ = std::fs::remove_dir_all(&data);
 
-    let mut found = losses(&StatusDocument::of(&snapshot), sent.timed + sent.flood.events());
+    let status = StatusDocument::of(&snapshot);
+    point.stages.note(&status);
+    let mut found = losses(&status, sent.timed + sent.flood.events());
     found.extend((!account.is_clean()).then(|| "the engine's account is not clean".to_owned()));
     let count = handled.as_ref().map_or(0, |handled| handled.from_due.len());
     found.extend((count != sent.timed).then(|| format!("{count} of {} timed events were handled", sent.timed)));
-    point.losses.extend(found.into_iter().map(|loss| format!("repeat {}: {loss}", bench.repeat)));
+    point.losses.extend(bench.losses(found));
 
     let add = |sum: &mut Histogram<u64>, values: &Histogram<u64>| sum.add(values).expect("all have the same bounds");
     add(&mut merged.late, &sent.late);
     for tier in Tier::ALL {
-        if let Some((_, values)) = snapshot.latencies.iter().find(|(name, _)| *name == tier_key(tier)) {
+        if let Some((_, values)) = snapshot.latencies.iter().find(|(name, _)| *name == tier.metric_name()) {
             add(&mut merged.in_engine[tier.index()], values);
         }
     }
     let Some(handled) = handled else { return Ok(Pace::Behind) };
     add(&mut merged.from_due, &handled.from_due);
     add(&mut merged.from_written, &handled.from_written);
-    let realtime = snapshot.latencies.iter().find(|(name, _)| *name == tier_key(Tier::Realtime)).map(|(_, values)| values);
+    let realtime = snapshot.latencies.iter().find(|(name, _)| *name == Tier::Realtime.metric_name()).map(|(_, values)| values);
+    let quantile = |quantile| handled.from_written.value_at_quantile(quantile) as f64;
+    if let Some(in_engine) = realtime {
+        // Written to received is not seen by anybody: what is left of the way to the handler without the engine's part of it.
+        let outside = |at| (quantile(at) - in_engine.value_at_quantile(at) as f64).max(0.0);
+        point.stages.note_stage(Tier::Realtime, Stage::Received, outside(0.5), outside(0.99));
+    }
     note(&sent, &handled, realtime, &mut point.figures);
-    point.figures.note("core taken by the engine", "%", Better::Lower, core_share * 100.0);
+    let core_percent = threads.ran_ns_since(&threads_before) / spanned.as_nanos().max(1) as f64 * 100.0;
+    point.figures.note("core taken by the engine", "%", Better::Lower, core_percent);
     if plan.flood.is_some() {
         let seconds = sent.took.0.max(1) as f64 / 1e9;
         point.figures.note("stored, timed ones and flood", "events/s", Better::Higher, stored as f64 / seconds);
@@ -167,7 +177,8 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     Ok(if is_slow || waits { Pace::Behind } else { Pace::Keeps })
 }
 
-fn config(bench: &Bench, data_dir: std::path::PathBuf) -> Config {
+/// The configuration of an engine inside this process, its agents on the engine's core.
+pub(super) fn engine_config(bench: &Bench, data_dir: std::path::PathBuf) -> Config {
     let loopback = Some("127.0.0.1:0".parse().expect("an address"));
     let own = bench.config.clone();
     let cores =

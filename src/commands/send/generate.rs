@@ -5,7 +5,7 @@
 //! included) with sixteen digits written into each body.
 
 use super::{Generate, Piece};
-use crate::wire::{Priority, encode_header};
+use crate::wire::{Priority, encode_header, encoded_len};
 
 /// Blocks encoded at the start: the shuffle of priorities and topics repeats after so many. 8 x 64 KiB stay in L2.
 const BLOCKS: usize = 8;
@@ -81,29 +81,33 @@ impl Generator {
     }
 }
 
-/// Blocks whose frames keep the mix as exactly as their number allows, in shuffled order.
+/// Blocks whose frames keep the shares of priorities and sizes as exactly as their number allows, in shuffled order.
 fn blocks(generate: &Generate, block_bytes: usize, mut random: SplitMix) -> Vec<Block> {
-    let (template, id_in_body) = body(generate.body_bytes);
-    let mut debts = [0_i64; Priority::ALL.len()];
+    let sizes = generate.body_bytes.shares();
+    let bodies: Vec<(Vec<u8>, usize)> = sizes.iter().map(|(bytes, _)| body(*bytes)).collect();
+    let (mix, of_sizes) = (generate.mix.shares(), sizes.iter().map(|(_, share)| *share).collect::<Vec<_>>());
+    let (mut mix_debts, mut size_debts) = (vec![0; mix.len()], vec![0; of_sizes.len()]);
+    let topics = generate.topic_skew.shares_up_to(generate.topics);
+    // Topics differ in length: plan with the longest.
+    let frame_bytes = encoded_len(format!("{}/{}", generate.topic, generate.topics - 1).len(), generate.body_bytes.mean());
+    let frames = (block_bytes / frame_bytes).max(1);
     (0..BLOCKS)
         .map(|_| {
-            let mut priorities = Vec::new();
-            // Topics differ in length: plan with the longest.
-            let frame_bytes = frame_bytes(generate, generate.topics - 1);
-            for _ in 0..(block_bytes / frame_bytes).max(1) {
-                priorities.push(next_priority(generate.mix.shares(), &mut debts));
-            }
+            let mut priorities: Vec<_> = (0..frames).map(|_| Priority::ALL[furthest_behind(mix, &mut mix_debts)]).collect();
+            let mut sizes: Vec<_> = (0..frames).map(|_| furthest_behind(&of_sizes, &mut size_debts)).collect();
             shuffle(&mut priorities, &mut random);
+            shuffle(&mut sizes, &mut random);
             let mut block = Block::default();
-            for priority in priorities {
-                let topic = format!("{}/{}", generate.topic, random.below(generate.topics));
+            for (priority, size) in priorities.into_iter().zip(sizes) {
+                let topic = format!("{}/{}", generate.topic, random.place(&topics));
+                let (template, id_in_body) = &bodies[size];
                 let header = encode_header(priority, topic.len(), template.len()).expect("the plan checked topic and body");
                 let start = block.bytes.len();
                 block.bytes.extend_from_slice(&header);
                 block.bytes.extend_from_slice(topic.as_bytes());
                 let id_at = block.bytes.len() + id_in_body;
-                block.bytes.extend_from_slice(&template);
-                // Blocks are a write long, 16 MiB at most or one frame.
+                block.bytes.extend_from_slice(template);
+                // Blocks are about a write long, 16 MiB at most, or a frame of 16 MiB beyond that.
                 let [start, end, id_at] = [start, block.bytes.len(), id_at].map(|offset| offset as u32);
                 block.frames.push(Mark { start, end, id_at, priority });
             }
@@ -112,18 +116,14 @@ fn blocks(generate: &Generate, block_bytes: usize, mut random: SplitMix) -> Vec<
         .collect()
 }
 
-fn frame_bytes(generate: &Generate, topic: u32) -> usize {
-    crate::wire::encoded_len(format!("{}/{topic}", generate.topic).len(), generate.body_bytes)
-}
-
-/// The priority that is furthest behind its share.
-fn next_priority(shares: &[u32; Priority::ALL.len()], debts: &mut [i64; Priority::ALL.len()]) -> Priority {
+/// The place of what is furthest behind its share.
+fn furthest_behind(shares: &[u32], debts: &mut [i64]) -> usize {
     for (debt, share) in debts.iter_mut().zip(shares) {
         *debt += i64::from(*share);
     }
-    let furthest = (0..debts.len()).max_by_key(|index| debts[*index]).expect("five priorities");
+    let furthest = (0..debts.len()).max_by_key(|index| debts[*index]).expect("at least one share");
     debts[furthest] -= shares.iter().copied().map(i64::from).sum::<i64>();
-    Priority::ALL[furthest]
+    furthest
 }
 
 /// A body of exactly so many bytes, and where its id goes: JSON where it fits, else the id and filling.
@@ -175,6 +175,13 @@ impl SplitMix {
         mixed ^ (mixed >> 31)
     }
 
+    /// A place in shares that ascend to 1, each as often as its share.
+    fn place(&mut self, shares_up_to: &[f64]) -> usize {
+        // 53 bits: all that a number from 0 to 1 can hold.
+        let drawn = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        shares_up_to.partition_point(|share| *share <= drawn).min(shares_up_to.len() - 1)
+    }
+
     /// Below `bound`, which is above 0. The bias of the multiplication is below 2^-32.
     fn below(&mut self, bound: u32) -> u32 {
         (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
@@ -192,12 +199,13 @@ fn shuffle<T>(items: &mut [T], random: &mut SplitMix) {
 mod tests {
     use std::collections::{HashMap, HashSet};
 
-    use super::super::Mix;
+    use super::super::{BodySizes, Mix, TopicSkew};
     use super::*;
     use crate::wire::{FrameLimits, datagram};
 
     fn generate(events: u64) -> Generate {
-        Generate { events, body_bytes: 64, topic: "load".into(), topics: 16, mix: Mix::STANDARD, seed: 7 }
+        let (body_bytes, topic_skew) = (BodySizes::standard(), TopicSkew::default());
+        Generate { events, body_bytes, topic: "load".into(), topics: 16, topic_skew, mix: Mix::STANDARD, seed: 7 }
     }
 
     /// All bodies by a generator's frames, and how many came of each priority and topic.
@@ -250,7 +258,8 @@ mod tests {
     #[test]
     fn bodies_have_exactly_their_bytes_and_are_unique_at_any_size() {
         for body_bytes in [16, 17, 25, 26, 27, 34, 35, 36, 100, 70_000] {
-            let (bodies, ..) = run(&Generate { body_bytes, ..generate(50) }, 1, u64::MAX);
+            let sizes = BodySizes::fixed(body_bytes).unwrap();
+            let (bodies, ..) = run(&Generate { body_bytes: sizes, ..generate(50) }, 1, u64::MAX);
             assert!(bodies.iter().all(|body| body.len() == body_bytes));
             assert_eq!(bodies.iter().collect::<HashSet<_>>().len(), 50);
             if body_bytes >= 26 {
@@ -265,5 +274,30 @@ mod tests {
         let (_, priorities, _) = run(&Generate { mix, topics: 1, ..generate(1000) }, 1, u64::MAX);
         assert_eq!(priorities.len(), 5);
         assert!(priorities.values().all(|count| (150..=250).contains(count)), "{priorities:?}");
+    }
+
+    #[test]
+    fn sizes_come_in_their_shares_and_the_first_topics_are_the_busy_ones() {
+        let body_bytes = "64:90,300:9,4000:1".parse().unwrap();
+        let topic_skew = "1".parse().unwrap();
+        let spread = Generate { body_bytes, topic_skew, ..generate(10_000) };
+        let mut generator = Generator::new(&spread, 65_536, 0, 1);
+        let (mut sizes, mut topics) = (HashMap::<usize, u64>::new(), HashMap::<String, u64>::new());
+        loop {
+            let mut piece = Piece::default();
+            generator.fill(&mut piece, u64::MAX);
+            if piece.bytes.is_empty() {
+                break;
+            }
+            for frame in datagram(&piece.bytes, &FrameLimits::FORMAT).map(|frame| frame.expect("well-formed")) {
+                *sizes.entry(frame.body.len()).or_default() += 1;
+                *topics.entry(frame.topic.as_str().to_owned()).or_default() += 1;
+            }
+        }
+        for (bytes, share) in [(64, 9_000), (300, 900), (4_000, 100)] {
+            assert!(sizes[&bytes].abs_diff(share) < 50, "{sizes:?}");
+        }
+        // The harmonic number of 16 is 3.38: 2,958 of 10,000, and 185 for the last.
+        assert!((2_500..3_500).contains(&topics["load/0"]) && topics["load/15"] < 350, "{topics:?}");
     }
 }

@@ -21,6 +21,7 @@ mod lines;
 mod pace;
 mod plan;
 mod session;
+mod spread;
 mod summary;
 mod tcp;
 mod udp;
@@ -34,6 +35,7 @@ use argh::FromArgs;
 
 pub use error::{LineFault, SendError};
 pub use plan::{Generate, Input, LineFormat, Mix, Plan, SessionTransport, TcpTransport, Transport, UdpTransport};
+pub use spread::{BodySizes, TopicSkew};
 pub use summary::{SendSummary, SessionTally, Tally};
 
 use crate::wire::session::AckLevel;
@@ -70,13 +72,17 @@ pub struct SendCommand {
     #[argh(option)]
     pub generate: Option<u64>,
 
-    /// bytes of a generated body (default: 64, at least 16)
+    /// bytes of a generated body, at least 16 (default: 64); or sizes with their shares, such as 64:90,1024:9,16384:1
     #[argh(option)]
-    pub body_bytes: Option<usize>,
+    pub body_bytes: Option<BodySizes>,
 
     /// how many topics generated events are spread over: TOPIC/0, TOPIC/1, … (default: 16)
     #[argh(option)]
     pub topics: Option<u32>,
+
+    /// how unevenly: the exponent of Zipf's law, by which the n-th topic gets 1/n^X of what the first one gets (default: 0, all alike)
+    #[argh(option)]
+    pub topic_skew: Option<TopicSkew>,
 
     /// shares of generated events: HIGH,MEDIUM,LOW or CRITICAL,HIGH,MEDIUM,LOW,BATCH (default: 10,60,30)
     #[argh(option)]

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{SendCommand, SendError};
+use super::{BodySizes, SendCommand, SendError, TopicSkew};
 use crate::wire::session::AckLevel;
-use crate::wire::{LENGTH_MAX, Priority, ProducerId, check_topic};
+use crate::wire::{Priority, ProducerId, check_topic};
 
 /// What to send, where to and how. Made from flags, see [`SendCommand`].
 #[derive(Clone, Debug, PartialEq)]
@@ -61,12 +61,14 @@ pub enum LineFormat {
 pub struct Generate {
     /// How many events, over all threads.
     pub events: u64,
-    /// Bytes of each body, at least [`Generate::BODY_BYTES_MIN`].
-    pub body_bytes: usize,
+    /// Bytes of bodies.
+    pub body_bytes: BodySizes,
     /// First level of the topics.
     pub topic: String,
     /// How many topics, at least 1.
     pub topics: u32,
+    /// How unevenly they are used.
+    pub topic_skew: TopicSkew,
     /// Shares of the priorities.
     pub mix: Mix,
     /// Where the ids begin, and how priorities and topics are shuffled.
@@ -214,6 +216,7 @@ fn refuse_conflicts(flags: &SendCommand) -> Result<(), SendError> {
         (files && many(flags.threads), "--file", "--threads"),
         (files && flags.body_bytes.is_some(), "--file", "--body-bytes"),
         (files && flags.topics.is_some(), "--file", "--topics"),
+        (files && flags.topic_skew.is_some(), "--file", "--topic-skew"),
         (files && flags.mix.is_some(), "--file", "--mix"),
         (files && flags.seed.is_some(), "--file", "--seed"),
         (generate && flags.priority.is_some(), "--generate", "--priority"),
@@ -268,13 +271,13 @@ fn input(flags: SendCommand) -> Result<Input, SendError> {
     let topic = flags.topic.unwrap_or_else(|| default.to_owned());
     check_topic(topic.as_bytes()).map_err(|refusal| SendError::Topic { refusal })?;
     if let Some(events) = flags.generate {
-        let body_max = LENGTH_MAX as usize - 2048; // room for the longest topic
-        let body_bytes = within("--body-bytes", flags.body_bytes, 64, Generate::BODY_BYTES_MIN, body_max)?;
+        let body_bytes = flags.body_bytes.unwrap_or_else(BodySizes::standard);
         let topics = within("--topics", flags.topics, 16, 1, 1_000_000)?;
+        let topic_skew = flags.topic_skew.unwrap_or_default();
         check_topic(format!("{topic}/{}", topics - 1).as_bytes()).map_err(|refusal| SendError::Topic { refusal })?;
         let seed = flags.seed.unwrap_or_else(seed_from_clock);
         let mix = flags.mix.unwrap_or(Mix::STANDARD);
-        return Ok(Input::Generated(Generate { events, body_bytes, topic, topics, mix, seed }));
+        return Ok(Input::Generated(Generate { events, body_bytes, topic, topics, topic_skew, mix, seed }));
     }
     if flags.raw {
         return Ok(Input::Raw { files: flags.file });
@@ -321,7 +324,8 @@ mod tests {
         let close_wait = Duration::from_secs(30);
         assert_eq!(plan.transport, Transport::Tcp(TcpTransport { address, write_bytes: 65_536, close_wait }));
         let Input::Generated(generate) = plan.input else { panic!() };
-        assert_eq!((generate.events, generate.body_bytes, generate.topics, generate.mix), (10, 64, 16, Mix::STANDARD));
+        assert_eq!((generate.events, generate.topics, generate.mix), (10, 16, Mix::STANDARD));
+        assert_eq!((generate.body_bytes, generate.topic_skew), (BodySizes::standard(), TopicSkew::default()));
     }
 
     #[test]
@@ -362,6 +366,7 @@ mod tests {
             (&file, &["--threads", "2"]),
             (&file, &["--body-bytes", "20"]),
             (&file, &["--topics", "2"]),
+            (&file, &["--topic-skew", "1"]),
             (&file, &["--mix", "1,1,1"]),
             (&file, &["--seed", "1"]),
             (&generate, &["--priority", "high"]),
@@ -399,8 +404,7 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused_with_their_range() {
         for flags in [
-            &["--body-bytes", "15"][..],
-            &["--topics", "0"],
+            &["--topics", "0"][..],
             &["--connections", "0"],
             &["--threads", "0"],
             &["--threads", "9", "--connections", "8"],

@@ -1,7 +1,7 @@
-//! The REALTIME probe: an open-loop sender on a connection of its own, and the inline handler that stops the clock.
+//! The REALTIME probe: an open-loop sender on a connection of its own that goes on until it is told to stop, and the inline handler that
+//! stops the clock and hands every measurement over at once, for whoever looks while it runs.
 //!
-//! Each event carries the moment of its `write` in its body; latency is from there to the handler's call, so it holds the way through both
-//! ends of the loopback, the ring, the reactor and the lane. How late the sender itself was is no latency of the engine's and is not in it.
+//! Unlike the sender of timed runs it shares its CPU with floods, so what its event waited for until it was written is kept apart.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,37 +11,38 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use eventstream::pool::EventView;
-use eventstream::process::{AlertHandler, HandlerMode};
-use eventstream::sys::clock::{Clock, HostClock, Nanos};
-use eventstream::sys::process::pin_current_thread;
-use eventstream::wire::{Priority, encode_into};
 
-/// The probe's topic; other REALTIME events are not measured.
-const TOPIC: &str = "probe/realtime";
+use super::sender::{TOPIC, stamps};
+use crate::pool::EventView;
+use crate::process::{AlertHandler, HandlerMode};
+use crate::sys::clock::{Clock, HostClock, Nanos};
+use crate::sys::process::pin_current_thread;
+use crate::wire::{Priority, encode_into};
 
 /// Measurements that may wait for the observer: a minute of them at 1000 a second.
 const ARRIVALS_MAX: usize = 65_536;
 
 /// One event, handled.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival {
+pub(super) struct Arrival {
+    /// From when it was due to the handler.
+    pub(super) from_due: Nanos,
     /// From `write` to the handler.
-    pub latency: Nanos,
+    pub(super) from_written: Nanos,
     /// When it was handled.
-    pub at: Nanos,
+    pub(super) at: Nanos,
 }
 
 /// What the handler measured, in order, until the observer takes it.
-pub type Arrivals = Arc<ArrayQueue<Arrival>>;
+pub(super) type Arrivals = Arc<ArrayQueue<Arrival>>;
 
 /// A queue for [`ProbeHandler`] and the observer.
-pub fn arrivals() -> Arrivals {
+pub(super) fn arrivals() -> Arrivals {
     Arc::new(ArrayQueue::new(ARRIVALS_MAX))
 }
 
 /// Measures. Inline: a clock read and a push.
-pub struct ProbeHandler(pub Arrivals);
+pub(super) struct ProbeHandler(pub(super) Arrivals);
 
 impl AlertHandler for ProbeHandler {
     fn name(&self) -> &'static str {
@@ -56,16 +57,16 @@ impl AlertHandler for ProbeHandler {
         if event.topic != TOPIC {
             return;
         }
-        if let Some(sent) = event.body.first_chunk() {
+        if let Some((due, written)) = stamps(event.body) {
             let at = HostClock.now();
             // Full only when nobody observes any more.
-            let _ = self.0.push(Arrival { latency: at.since(Nanos(u64::from_be_bytes(*sent))), at });
+            let _ = self.0.push(Arrival { from_due: at.since(due), from_written: at.since(written), at });
         }
     }
 }
 
 /// The sender.
-pub struct Probe {
+pub(super) struct Probe {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<io::Result<u64>>,
 }
@@ -75,7 +76,7 @@ impl Probe {
     ///
     /// # Errors
     /// No connection, or no thread.
-    pub fn start(engine: SocketAddr, per_second: u64, cpu: Option<u32>) -> io::Result<Probe> {
+    pub(super) fn start(engine: SocketAddr, per_second: u64, cpu: Option<u32>) -> io::Result<Probe> {
         let stream = TcpStream::connect(engine)?;
         stream.set_nodelay(true)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -93,7 +94,7 @@ impl Probe {
     ///
     /// # Errors
     /// Why sending ended before.
-    pub fn finish(self) -> io::Result<u64> {
+    pub(super) fn finish(self) -> io::Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the probe does not panic")
     }
@@ -113,7 +114,8 @@ fn send(mut stream: TcpStream, per_second: u64, stop: &AtomicBool) -> io::Result
         }
         frame.clear();
         let mut body = [b'.'; 64];
-        body[..8].copy_from_slice(&HostClock.now().0.to_be_bytes());
+        body[..8].copy_from_slice(&due.0.to_be_bytes());
+        body[8..16].copy_from_slice(&HostClock.now().0.to_be_bytes());
         encode_into(&mut frame, Priority::Critical, TOPIC, &body).expect("a valid frame");
         stream.write_all(&frame)?;
         sent += 1;

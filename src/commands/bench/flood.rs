@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use eventstream::ingest::{Publication, Publisher, Refusal};
-use eventstream::sys::process::{helper_thread_setup, pin_current_thread};
-use eventstream::wire::{Priority, encode_into};
+use crate::ingest::{Publication, Publisher, Refusal};
+use crate::sys::process::{helper_thread_setup, pin_current_thread};
+use crate::wire::{Priority, encode_into};
 
 /// Bytes of a body: a counter, which makes each event one of its own, and filling.
 const BODY_BYTES: usize = 64;
@@ -28,7 +28,7 @@ const LAST_BLOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How fast a flood is, and how far.
 #[derive(Debug, Default)]
-pub struct Tap {
+pub(super) struct Tap {
     per_second: AtomicU64,
     burst: AtomicU64,
     offered: AtomicU64,
@@ -37,28 +37,28 @@ pub struct Tap {
 
 impl Tap {
     /// As fast as the sender can.
-    pub const FLAT_OUT: u64 = u64::MAX;
+    pub(super) const FLAT_OUT: u64 = u64::MAX;
 
     /// Sets the rate, events per second; 0 closes the tap.
-    pub fn set(&self, per_second: u64) {
+    pub(super) fn set(&self, per_second: u64) {
         self.per_second.store(per_second, Relaxed);
     }
 
     /// So many events beside the rate, as fast as the sender can. What is left of an earlier burst is forgotten.
-    pub fn burst(&self, events: u64) {
+    pub(super) fn burst(&self, events: u64) {
         self.burst.store(events, Relaxed);
     }
 
     /// Events offered to the engine so far.
-    pub fn offered(&self) -> u64 {
+    pub(super) fn offered(&self) -> u64 {
         self.offered.load(Relaxed)
     }
 }
 
 /// A flood's thread.
-pub struct Flood {
+pub(super) struct Flood {
     /// Its tap.
-    pub tap: Arc<Tap>,
+    pub(super) tap: Arc<Tap>,
     thread: JoinHandle<io::Result<()>>,
 }
 
@@ -80,7 +80,7 @@ impl Flood {
     ///
     /// # Errors
     /// No socket, or no thread.
-    pub fn udp(engine: SocketAddr, priority: Priority, cpu: Option<u32>) -> io::Result<Flood> {
+    pub(super) fn udp(engine: SocketAddr, priority: Priority, cpu: Option<u32>) -> io::Result<Flood> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect(engine)?;
         Self::start("flood-udp", cpu, move |tap| {
@@ -101,7 +101,7 @@ impl Flood {
     ///
     /// # Errors
     /// No connection, or no thread.
-    pub fn tcp(engine: SocketAddr, priority: Priority, cpu: Option<u32>) -> io::Result<Flood> {
+    pub(super) fn tcp(engine: SocketAddr, priority: Priority, cpu: Option<u32>) -> io::Result<Flood> {
         let mut stream = TcpStream::connect(engine)?;
         stream.set_write_timeout(Some(Duration::from_millis(100)))?;
         Self::start("flood-tcp", cpu, move |tap| {
@@ -122,7 +122,7 @@ impl Flood {
     ///
     /// # Errors
     /// No thread.
-    pub fn in_process(mut publisher: Publisher, priority: Priority, cpu: Option<u32>) -> io::Result<Flood> {
+    pub(super) fn in_process(mut publisher: Publisher, priority: Priority, cpu: Option<u32>) -> io::Result<Flood> {
         Self::start("flood-publisher", cpu, move |tap| {
             run(tap, |numbers| {
                 let mut publish = |number| {
@@ -139,7 +139,7 @@ impl Flood {
     ///
     /// # Errors
     /// Why it ended before, or that the last block was not taken in time.
-    pub fn finish(self) -> io::Result<u64> {
+    pub(super) fn finish(self) -> io::Result<u64> {
         self.tap.stop.store(true, Relaxed);
         self.thread.join().expect("a flood does not panic")?;
         Ok(self.tap.offered())

@@ -1,29 +1,28 @@
-//! The course of the demonstration: what each phase sends, and what ends it.
+//! The course of the scenario: what each phase sends, and what ends it.
 
 use std::time::Duration;
 
-use eventstream::control::Level;
-use eventstream::sys::clock::Nanos;
-
-use crate::flood::Tap;
-use crate::observe::Sample;
+use super::observe::Sample;
+use crate::commands::bench::flood::Tap;
+use crate::control::Level;
+use crate::sys::clock::Nanos;
 
 /// What each flood sends.
 #[derive(Clone, Copy, Debug)]
-pub struct Rates {
+pub(super) struct Rates {
     /// MEDIUM by `try_publish`.
-    pub orders: Orders,
+    pub(super) orders: Orders,
     /// LOW over TCP, events per second.
-    pub tcp_low: u64,
+    pub(super) tcp_low: u64,
     /// HIGH over TCP, events per second.
-    pub tcp_high: u64,
+    pub(super) tcp_high: u64,
     /// LOW over UDP.
-    pub udp: Udp,
+    pub(super) udp: Udp,
 }
 
 /// How fast orders come, in shares of what the handler serves.
 #[derive(Clone, Copy, Debug)]
-pub enum Orders {
+pub(super) enum Orders {
     /// That much of it.
     Share(f64),
     /// A little more or less than it, so that about so many wait.
@@ -32,7 +31,7 @@ pub enum Orders {
 
 /// How fast the datagrams come.
 #[derive(Clone, Copy, Debug)]
-pub enum Udp {
+pub(super) enum Udp {
     /// Events per second.
     Paced(u64),
     /// Paced, with bursts as long as the drop rate is below this share.
@@ -41,31 +40,31 @@ pub enum Udp {
     FlatOut,
 }
 
-/// A part of the demonstration.
+/// A part of the scenario.
 #[derive(Clone, Copy, Debug)]
-pub struct Phase {
+pub(super) struct Phase {
     /// For people.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// What is sent.
-    pub rates: Rates,
+    pub(super) rates: Rates,
     /// It goes on until this level is reached (or the time for that is over) …
-    pub until: Option<Level>,
+    pub(super) until: Option<Level>,
     /// … and then for so long.
-    pub then_for: Duration,
+    pub(super) then_for: Duration,
 }
 
 /// The longest that a phase waits for its level.
-pub const LEVEL_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const LEVEL_PATIENCE: Duration = Duration::from_secs(20);
 /// The same on the way back: a level is left after a dwell of 1 s, and the drop rate looks 10 s back.
-pub const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The name of the phase that the others are compared with.
-pub const ALONE: &str = "alone";
+pub(super) const ALONE: &str = "alone";
 /// The name of the last one.
-pub const RECOVERY: &str = "recovery";
+pub(super) const RECOVERY: &str = "recovery";
 
 /// The flood's paced datagrams, events per second.
-pub const UDP_PACED: u64 = 10_000;
+pub(super) const UDP_PACED: u64 = 10_000;
 
 /// The probe alone.
 const NOTHING: Rates = Rates { orders: Orders::Share(0.0), tcp_low: 0, tcp_high: 0, udp: Udp::Paced(0) };
@@ -79,7 +78,7 @@ const fn phase(name: &'static str, rates: Rates, until: Option<Level>, then_seco
 }
 
 /// All, in order: about 65 s, and two minutes if each waits for its level as long as it may.
-pub const PHASES: [Phase; 8] = [
+pub(super) const PHASES: [Phase; 8] = [
     phase(ALONE, NOTHING, None, 10),
     phase("served", SERVED, None, 5),
     phase("above", Rates { orders: Orders::Share(1.6), ..SERVED }, Some(Level::Elevated), 0),
@@ -100,7 +99,7 @@ pub const PHASES: [Phase; 8] = [
 const DROP_WINDOW: Nanos = Nanos::from_millis(10_000);
 
 /// The share of events that were lost for want of room over the last 10 s, as levels are judged by it.
-pub fn drop_rate(samples: &[Sample]) -> f64 {
+pub(super) fn drop_rate(samples: &[Sample]) -> f64 {
     let Some(now) = samples.last() else { return 0.0 };
     let before = samples.iter().rev().find(|sample| now.at.since(sample.at) >= DROP_WINDOW).unwrap_or(&samples[0]);
     let kernel_drops = now.kernel_drops_now().saturating_sub(before.kernel_drops_now());

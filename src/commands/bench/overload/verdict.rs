@@ -1,60 +1,42 @@
 //! What the run shows: which expectation held, and the figures behind it.
 
-use std::fmt;
 use std::time::Duration;
 
-use eventstream::control::Level;
-use eventstream::metrics::ledger::DropReason;
-use eventstream::pool::Source;
-use eventstream::report::DrainSummary;
-use eventstream::wire::Tier;
 use hdrhistogram::Histogram;
 
-use crate::observe::{Sample, histogram, seconds};
-use crate::phases::{ALONE, RECOVERY};
+use super::observe::Sample;
+use super::phases::{ALONE, RECOVERY};
+use crate::bench::curve::histogram;
+use crate::bench::timeline::Expectation;
+use crate::control::Level;
+use crate::metrics::ledger::DropReason;
+use crate::pool::Source;
+use crate::report::DrainSummary;
+use crate::wire::Tier;
 
 /// REALTIME may always take so long at the 99th percentile.
 const P99_FLOOR: Duration = Duration::from_micros(250);
 
 /// The probe's latencies in a phase.
 #[derive(Debug)]
-pub struct PhaseLatency {
+pub(super) struct PhaseLatency {
     /// Its name.
-    pub phase: &'static str,
-    /// How long it took.
-    pub took: Duration,
+    pub(super) phase: &'static str,
     /// Send to handled, nanoseconds.
-    pub latencies: Histogram<u64>,
+    pub(super) latencies: Histogram<u64>,
 }
 
 /// What all senders say that they have sent.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sent {
+pub(super) struct Sent {
     /// By `try_publish`.
-    pub in_process: u64,
+    pub(super) in_process: u64,
     /// Over TCP, without the probe.
-    pub tcp: u64,
+    pub(super) tcp: u64,
     /// Datagrams.
-    pub udp: u64,
+    pub(super) udp: u64,
     /// The probe's.
-    pub probes: u64,
-}
-
-/// An expectation, and whether it held.
-#[derive(Clone, Debug)]
-pub struct Expectation {
-    /// What was expected.
-    pub what: String,
-    /// Whether it was so.
-    pub held: bool,
-    /// The figures.
-    pub figures: String,
-}
-
-impl fmt::Display for Expectation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>8}  {}: {}", if self.held { "held" } else { "NOT HELD" }, self.what, self.figures)
-    }
+    pub(super) probes: u64,
 }
 
 /// Latencies of REALTIME alone, and under the flood.
@@ -67,17 +49,8 @@ fn without_and_under(latencies: &[PhaseLatency]) -> (Histogram<u64>, Histogram<u
     (without, under)
 }
 
-/// Seconds spent in each level.
-pub fn time_in_levels(samples: &[Sample]) -> [f64; Level::COUNT] {
-    let mut times = [0.0; Level::COUNT];
-    for pair in samples.windows(2) {
-        times[pair[0].level.index()] += seconds(pair[1].at) - seconds(pair[0].at);
-    }
-    times
-}
-
 /// Judges everything. `entered` is how often each level was entered, by the engine's own count.
-pub fn judge(
+pub(super) fn judge(
     samples: &[Sample],
     latencies: &[PhaseLatency],
     sent: &Sent,
@@ -129,9 +102,10 @@ fn ledger(account: &DrainSummary) -> Expectation {
     Expectation { what: "the ledger balances, and nothing is left in flight".into(), held: account.is_clean(), figures }
 }
 
-/// Whether the account is clean, and agrees with what the senders counted.
-pub fn balances(sent: &Sent, account: &DrainSummary) -> bool {
-    ledger(account).held && every_event(sent, account).held
+/// What makes a run not count: an account that is not clean, or does not agree with what the senders counted.
+pub(super) fn losses(sent: &Sent, account: &DrainSummary) -> Vec<String> {
+    let both = [ledger(account), every_event(sent, account)];
+    both.into_iter().filter(|one| !one.held).map(|one| format!("not so: {}: {}", one.what, one.figures)).collect()
 }
 
 fn received(account: &DrainSummary, source: Source) -> u64 {
@@ -173,7 +147,7 @@ fn p99(histogram: &Histogram<u64>) -> Duration {
 }
 
 /// What REALTIME's p99 may be under the flood.
-pub fn p99_bar(latencies: &[PhaseLatency]) -> Duration {
+fn p99_bar(latencies: &[PhaseLatency]) -> Duration {
     (2 * p99(&without_and_under(latencies).0)).max(P99_FLOOR)
 }
 
