@@ -15,7 +15,7 @@ CUTS ?= 50
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo demo-overload examples test test-kill test-root test-vm replay large-log ack-latency bench host-report micro fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test test-kill test-root test-vm replay large-log ack-latency bench host-report micro peers fuzz loom lint doc clean deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ host-report: deps ## this host: limits, four scenarios, one page, in three minut
 
 micro: deps ## what each part costs: ns, the same as a share of a cache line's way to the other core and back, instructions
 	$(CARGO) bench --locked --bench micro
+
+peers: deps ## the same events into rsyslog, NATS JetStream and Redis streams too; one table
+	bench-scripts/peers.sh
 
 # Coverage instrumentation is all that libFuzzer needs, and stable rustc has it, so neither cargo-fuzz nor a nightly
 # toolchain is asked for. The codec is safe code: there is nothing for a sanitizer to see.

@@ -75,7 +75,7 @@ fn processor<A: Agent<SimRing> + 'static>(
         dead_letters: letters.sender(0),
         counters: Arc::new(ProcessCounters::default()),
         gate: Arc::default(),
-        budget: PollBudget::narrow(),
+        budget: PollBudget::Narrow,
         duplicates: duplicates_by_class(&Arc::default()),
         runner: None,
     };

@@ -57,6 +57,12 @@ impl ThreadTimes {
         times.waited_ns += waited;
     }
 
+    /// Nanoseconds that all of them together ran since then.
+    pub fn ran_ns_since(&self, before: &ThreadTimes) -> f64 {
+        let ran_ns = |times: &ThreadTimes| times.0.iter().map(|times| times.ran_ns).sum::<f64>();
+        (ran_ns(self) - ran_ns(before)).max(0.0)
+    }
+
     fn get(&self, name: &str) -> Times {
         self.0.iter().find(|times| times.name == name).cloned().unwrap_or_default()
     }

@@ -125,7 +125,8 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
         });
         sender.join().expect("the sender does not panic")
     });
-    point.threads.note(&threads_before, &ThreadTimes::of(std::process::id()), began.elapsed());
+    let (threads, spanned) = (ThreadTimes::of(std::process::id()), began.elapsed());
+    point.threads.note(&threads_before, &threads, spanned);
     let telemetry = engine.telemetry().clone();
     let stored = telemetry.read(HostClock.now()).ledger.total().stored;
     let account = engine.stop();
@@ -164,6 +165,8 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
         point.stages.note_stage(Tier::Realtime, Stage::Received, outside(0.5), outside(0.99));
     }
     note(&sent, &handled, realtime, &mut point.figures);
+    let core_percent = threads.ran_ns_since(&threads_before) / spanned.as_nanos().max(1) as f64 * 100.0;
+    point.figures.note("core taken by the engine", "%", Better::Lower, core_percent);
     if plan.flood.is_some() {
         let seconds = sent.took.0.max(1) as f64 / 1e9;
         point.figures.note("stored, timed ones and flood", "events/s", Better::Higher, stored as f64 / seconds);

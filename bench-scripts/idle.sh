@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# What should a runner without work do? Spinning answers at once and burns its core; parking wakes for each event. 10,000 REALTIME events a second alone and
+# beside a flood, then an engine with nothing to do.
+#
+# Answer:
+#
+# ROUNDS, RESULTS, BENCH as in variants.sh (RESULTS is for the first table); arguments are further variants.
+export SCENARIO=mixed BENCH=${BENCH:---seconds 1 --rates 10000}
+export FIGURES="alone@core taken by the engine;alone@due to handled, p50;alone@due to handled, p99;beside a flood@stored, timed ones and flood"
+VARIANTS=("adaptive:--idle=adaptive" "spin:--idle=spin" "park:--idle=park" "$@")
+"$(dirname "${BASH_SOURCE[0]}")/variants.sh" "${VARIANTS[@]}"
+echo
+SCENARIO=idle ROUNDS=1 RESULTS= FIGURES="core taken;wake-ups;memory resident" exec "$(dirname "${BASH_SOURCE[0]}")/variants.sh" "${VARIANTS[@]}"

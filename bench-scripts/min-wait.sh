@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# What does it buy to let completions gather while a runner is parked (--min-wait-us)? Fewer wake-ups, so less of the core at a steady rate; each event
+# waits longer. 100,000 REALTIME events a second alone, and what it does to a flood. `spin` is there as the other end.
+#
+# Answer:
+#
+# ROUNDS, RESULTS, BENCH as in variants.sh; arguments are further variants.
+export SCENARIO=mixed BENCH=${BENCH:---seconds 1 --rates 100000}
+export FIGURES="alone@core taken by the engine;alone@due to handled, p50;alone@due to handled, p99;beside a flood@stored, timed ones and flood"
+exec "$(dirname "${BASH_SOURCE[0]}")/variants.sh" "park:--idle=park" "park, 20 us:--idle=park --min-wait-us=20" \
+    "park, 50 us:--idle=park --min-wait-us=50" "park, 200 us:--idle=park --min-wait-us=200" "spin:--idle=spin" "$@"

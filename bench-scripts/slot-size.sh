@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Are slots of several sizes worth it, and how many should there be? An event takes the smallest class that holds its topic and body: 256 bytes, 2 KiB,
+# or the longest frame. Bodies on both sides of a class show what its stride costs; fewer and more slots, what the memory behind them does.
+#
+# Answer:
+#
+# ROUNDS, RESULTS, BENCH as in variants.sh; arguments are further variants. Without a number of events each run has as many as are 800 MB.
+export BENCH=${BENCH:---connections 8}
+exec "$(dirname "${BASH_SOURCE[0]}")/variants.sh" "64 bytes:" \
+    "64 bytes, 32 K small slots:--pool-small-slots=32768 --batch-capacity=16384 --transactional-capacity=16384" \
+    "64 bytes, 1 M small slots:--pool-small-slots=1048576" \
+    "240 bytes, small slots:bench:--body-bytes=240" "260 bytes, medium slots:bench:--body-bytes=260" \
+    "2000 bytes, medium slots:bench:--body-bytes=2000" "2100 bytes, large slots:bench:--body-bytes=2100" "$@"
