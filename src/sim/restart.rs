@@ -24,7 +24,7 @@ impl World {
         let disk = self.ring.disk();
         let state = self.node.log.as_ref().map(|log| log.status().state());
         let is_closed = !matches!(state, Some(StoreState::Failed { .. }));
-        self.ring.note(if is_closed { Fault::Restarted } else { Fault::StoppedFailed });
+        self.ring.note(Fault::Restarted);
         let legacy = Legacy { remains: self.remains(&disk), holds: self.sound_level(), is_closed, disk };
         self.scenario.change_flags(&mut self.rng);
         legacy

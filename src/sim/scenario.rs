@@ -324,7 +324,7 @@ fn faults(rng: &mut Rng) -> Faults {
         allocate_unsupported: rng.chance(200),
         write_error: if rng.chance(80) { 50 } else { 0 },
         interrupted: *rng.pick(&[0, 100]),
-        sync_error: if rng.chance(80) { 50 } else { 0 },
+        sync_error: if rng.chance(120) { 200 } else { 0 },
         write_back: *rng.pick(&[0, 300, 1000]),
     }
 }

@@ -120,8 +120,6 @@ faults! {
     OpeningInterrupted = "opening interrupted",
     /// The engine is stopped in good order, and started again with other flags.
     Restarted = "restart with other flags",
-    /// The engine is stopped with a store that has failed.
-    StoppedFailed = "stop with a failed store",
 }
 
 /// How many kinds there are.
