@@ -2,8 +2,6 @@
 # When should staged events be written: after how many (--flush-events), after how long (--flush-interval-us)? Flat out first; then how long acks
 # take, from when an event was due, at 10,000 events a second.
 #
-# Answer:
-#
 # ROUNDS, RESULTS, BENCH as in variants.sh (RESULTS and BENCH are for the first table); arguments are further variants.
 HERE=$(dirname "${BASH_SOURCE[0]}")
 VARIANTS=("100 events, 500 us:" "1 event:--flush-events=1" "10,000 events:--flush-events=10000" "100 events, 50 us:--flush-interval-us=50"

@@ -3,8 +3,6 @@
 # engine stood still, one by one and aggregated; then aggregated at rising rates, up to the last at which none is lost. A sender that does not
 # aggregate gains nothing.
 #
-# Answer:
-#
 # ROUNDS, RESULTS, BENCH as in variants.sh; arguments are further variants.
 ONE='one by one, from a filled queue' MANY='aggregated (GSO to GRO), from a filled queue' RISING='aggregated (GSO to GRO), at rising rates'
 CPU='CPU of the engine for each datagram, to stored'

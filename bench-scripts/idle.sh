@@ -2,7 +2,8 @@
 # What should a runner without work do? Spinning answers at once and burns its core; parking wakes for each event. 10,000 REALTIME events a second alone and
 # beside a flood, then an engine with nothing to do.
 #
-# Answer:
+# Answer (2 vCPUs of an AMD EPYC guest, Linux 6.18, a machine busy with other work, medians of 3): at 10,000 events a second adaptive takes 40 % of its core
+# and answers in 28 us (p50), park 25 % and 28 us, spin 99 % and 7.6 us; with nothing to do 0.14 %, 0.13 % and all of it. Beside a flood they stored alike (1.00, 0.88, 0.98).
 #
 # ROUNDS, RESULTS, BENCH as in variants.sh (RESULTS is for the first table); arguments are further variants.
 export SCENARIO=mixed BENCH=${BENCH:---seconds 1 --rates 10000}

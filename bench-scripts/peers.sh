@@ -14,6 +14,13 @@
 #
 # What "stored" means is a column of the table: what is answered for, or what is found where the peer keeps it. "limit" says who was busy for more than
 # 85 % of the time: the server's core, as it should be; the sender's; or neither, which is waiting: for the disk where each write is synced.
+#
+# Answer (2 vCPUs of an AMD EPYC guest, Linux 6.18, ext4 on a virtual disk, a machine busy with other work, medians of 3; rsyslog 8.2302, NATS 2.9.10, Redis
+# 7.0.15). As they come, stored a second and nanoseconds of the server's core for an event: eventstream 4.43 M, 178 ns; rsyslog 1.06 M, 939 ns, tuned 1.26 M,
+# 790 ns; Redis 1.11 M, 725 ns in memory, 0.71 M, 1096 ns with its file; JetStream 0.49 M, 2031 ns, 0.40 M, 2459 ns with acks: 3.5 times the fastest peer, 4.1
+# times by the core. Durable: eventstream 5.14 M, 156 ns, in sessions 1.66 M; Redis 0.24 M, 1281 ns; rsyslog 0.07 M, 1262 ns: 22 times, 8.2 by the core.
+# Times to an answer were the busy machine's where anything waits for a disk; else p50 of 26 us (Redis, in memory), 31 (rsyslog, tuned), 48 (JetStream, acks).
+#
 # Peers run from folders of their own, on ports of their own, with the settings below, and are killed at the end; no service is started or stopped.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
