@@ -11,7 +11,7 @@ use super::kernel::{Kernel, Kind};
 use super::net::{ConnId, Datagram};
 use crate::pool::LentBuffer;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
-use crate::sys::io::{Completion, Fd, GroupId, Ring, Token, WriteSync};
+use crate::sys::io::{Completion, Fd, GroupId, MessageRoom, Ring, Token, WriteSync};
 use crate::sys::memory::StagingBuffer;
 
 /// A ring over a simulated kernel; clones are the same ring. One thread only.
@@ -223,8 +223,8 @@ impl Ring for SimRing {
         self.kernel.borrow_mut().submit(token, Kind::Recv { socket, group, cap_left });
     }
 
-    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, control_bytes: u32) {
-        self.kernel.borrow_mut().submit(token, Kind::RecvMsg { socket, group, control_bytes });
+    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, room: MessageRoom) {
+        self.kernel.borrow_mut().submit(token, Kind::RecvMsg { socket, group, room });
     }
 
     fn provide(&mut self, buffer: LentBuffer) {
