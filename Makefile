@@ -38,7 +38,7 @@ test: lint ## everything that must hold: format, clippy, tests, doctests, docs, 
 	$(MAKE) --no-print-directory doc loom
 
 test-kill: deps ## kill -9 in mid-load and in mid-recovery: what was acked or announced is in the log, once (ROUNDS=200)
-	ROUNDS=$(ROUNDS) $(CARGO) test --locked --release --test kill_rounds -- --nocapture --test-threads=1
+	ROUNDS=$(ROUNDS) $(CARGO) test --locked --test kill_rounds -- --nocapture --test-threads=1
 
 test-root: deps ## as root: power cuts on loop-mounted file systems (CUTS=50), no space, read-only
 	CUTS=$(CUTS) $(CARGO) test --locked --test root_faults -- --ignored --nocapture --test-threads=1

@@ -206,8 +206,8 @@ options! {
     /// Connections at once from one source, per reactor: an IPv4 address, or the /64 of an IPv6 one; more are closed. 0: no limit, as many
     /// senders may stand behind one address.
     connections_per_source: u32 = "0", Between(0, 1_000_000);
-    /// Events per second from one source over TCP, per reactor, with a burst of one second; a connection beyond it waits, and loses nothing.
-    /// Datagrams are not counted. 0: no limit.
+    /// Events per second from one source over TCP, per reactor, with a burst of one second; a connection beyond it waits, and loses nothing. As
+    /// many again as datagrams, whose frames beyond it are dropped (source_rate). 0: no limit.
     events_per_source: u32 = "0", Between(0, 1_000_000_000);
     /// How long a frame may take from its first byte to its last, milliseconds.
     frame_deadline_ms: u64 = "10000", Between(10, 86_400_000);

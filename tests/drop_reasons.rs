@@ -56,6 +56,7 @@ cases! {
     EmergencyDrop: the_level_emergency_loses_even_realtime_below_critical_as_emergency_drop => emergency_drop;
     PoolExhausted: an_event_that_finds_no_slot_and_cannot_wait_is_lost_as_pool_exhausted => pool_exhausted;
     StoreUnavailable: a_log_that_cannot_be_written_loses_what_cannot_wait_as_store_unavailable => store_unavailable;
+    SourceRate: a_datagram_beyond_the_rate_of_its_source_is_lost_as_source_rate => source_rate;
 }
 
 /// How a reason was reached: by an engine of this process, or by the simulator.
@@ -261,6 +262,20 @@ fn pool_exhausted(folder: &Path) -> Reached {
     let second = publisher.try_publish(Publication::new("drop/reasons", &large, Priority::Medium));
     assert_eq!(second.unwrap_err().refusal, Refusal::Lost(DropReason::PoolExhausted));
     Reached::Engine(Box::new(lossy))
+}
+
+fn source_rate(folder: &Path) -> Reached {
+    let udp_listen = Some("127.0.0.1:0".parse().expect("an address"));
+    let builder = Engine::builder().config(Config { udp_listen, events_per_source: 1, ..config(folder) });
+    let (engine, report) = builder.start().unwrap_or_else(|error| panic!("no engine: {error}"));
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    // Two in one datagram: the second one can't be within the rate.
+    let mut frames = Vec::new();
+    for body in [b"first", b"other"] {
+        eventstream::wire::encode_into(&mut frames, Priority::Low, "drop/reasons", body).expect("a frame");
+    }
+    socket.send_to(&frames, report.udp.expect("it listens")).expect("loopback");
+    Reached::Engine(Box::new(Lossy { engine, open: Arc::default() }))
 }
 
 fn store_unavailable(_: &Path) -> Reached {

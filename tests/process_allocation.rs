@@ -20,7 +20,7 @@ use eventstream::process::{
 use eventstream::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use eventstream::storage::status::InletProgress;
 use eventstream::sys::clock::{Clock, Nanos, WallNanos};
-use eventstream::sys::io::{Fd, GroupId, Ring, Token, WriteSync};
+use eventstream::sys::io::{Fd, GroupId, MessageRoom, Ring, Token, WriteSync};
 use eventstream::sys::memory::{Arena, StagingBuffer};
 use eventstream::wire::Priority;
 
@@ -67,7 +67,7 @@ impl Ring for TimeOnly {
     fn recv_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: u32) {
         unreachable!("processors submit nothing")
     }
-    fn recvmsg_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: u32) {
+    fn recvmsg_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: MessageRoom) {
         unreachable!("processors submit nothing")
     }
     fn provide(&mut self, _: LentBuffer) {

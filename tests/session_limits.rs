@@ -11,7 +11,7 @@ use eventstream::client::{AckLevel, ClientOptions, Outcome, Producer};
 use eventstream::wire::session::{ClientMessage, HELLO_BYTES_MAX, Hello};
 use eventstream::wire::{Priority, ProducerId};
 
-use support::{PATIENCE, Server, frame, metric, read_to_close, term};
+use support::{PATIENCE, Server, frame, lost, metric, read_to_close, term};
 
 fn producer(server: &Server) -> Producer {
     let options =
@@ -51,6 +51,26 @@ fn a_source_beyond_its_rate_waits_and_loses_nothing() {
     stream.write_all(&bytes[..bytes.len() / 2]).expect("taken");
     server.wait_for("what comes next", |status| term(status, "received") > u64::from(EVENTS));
     server.stop().assert_clean();
+}
+
+#[test]
+fn datagrams_beyond_the_rate_of_their_source_are_dropped_by_name_and_stored_below_it() {
+    const RATE: u64 = 10;
+    const DATAGRAMS: u64 = 10;
+    const FRAMES: u64 = 50;
+    let server = Server::start(&[&format!("--events-per-source={RATE}")]);
+    let socket = server.udp_socket();
+    for datagram in 0..DATAGRAMS {
+        let frames = (0..FRAMES).flat_map(|number| frame(0, "limits/datagrams", format!("{datagram}.{number}").as_bytes()));
+        socket.send(&frames.collect::<Vec<u8>>()).expect("loopback");
+    }
+    let all =
+        server.wait_for("all of them", |status| term(status, "received") == DATAGRAMS * FRAMES && term(status, "in_flight") == 0);
+    // However long it took: a second's worth is the most that one datagram finds.
+    assert!(lost(&all, "source_rate") >= DATAGRAMS * (FRAMES - RATE) && term(&all, "stored") >= RATE, "{all:#}");
+    assert_eq!(lost(&all, "source_rate"), metric(&server, "eventstream_events_dropped_total", "source_rate"));
+    let ended = server.stop();
+    assert!(ended.assert_clean().stdout.contains("source_rate"), "{}", ended.stdout);
 }
 
 /// A connection whose receive buffer was small from the start, so that few answers fill it.

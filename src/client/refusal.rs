@@ -48,7 +48,7 @@ impl RefusalReason {
 
     /// Its name, as in the server's metrics; `unknown` for a code that this client does not know.
     pub fn name(self) -> &'static str {
-        const NAMES: [&str; 8] = [
+        const NAMES: [&str; 9] = [
             "queue_full",
             "processing_failed",
             "handler_panic",
@@ -57,6 +57,7 @@ impl RefusalReason {
             "emergency_drop",
             "pool_exhausted",
             "store_unavailable",
+            "source_rate",
         ];
         // Codes are from 1.
         usize::from(self.0).checked_sub(1).and_then(|place| NAMES.get(place)).copied().unwrap_or("unknown")

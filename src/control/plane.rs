@@ -85,8 +85,10 @@ impl Control {
             for tier in Tier::ALL {
                 let terms = &ledger.terms[source.index()][tier.index()];
                 let lost = |reason: DropReason| terms.lost[reason as usize];
-                counts.received[tier.index()] += terms.received;
-                counts.offered[source.index()] += terms.received;
+                // What a source may not send at all is no load, and its loss no want of room.
+                let came = terms.received - lost(DropReason::SourceRate);
+                counts.received[tier.index()] += came;
+                counts.offered[source.index()] += came;
                 counts.dropped[source.index()] += lost(DropReason::QueueFull) + lost(DropReason::PoolExhausted);
             }
         }

@@ -123,6 +123,11 @@ impl Service {
     }
 }
 
+/// Counts that never fall.
+fn risen<const COUNT: usize>(before: [u64; COUNT], now: [u64; COUNT]) -> [u64; COUNT] {
+    std::array::from_fn(|place| before[place].max(now[place]))
+}
+
 /// Remembers what it needs of earlier looks.
 #[derive(Debug)]
 pub struct Tracker {
@@ -173,7 +178,13 @@ impl Tracker {
 
     /// Takes in what was counted; calls are at least [`COUNT_EVERY`] apart. Whether anything had been counted since the last time.
     pub fn look_at_counts(&mut self, counts: &Counts, now: Nanos) -> bool {
-        let mark = Mark { at: now, received: counts.received, offered: counts.offered, dropped: counts.dropped };
+        let mark = Mark {
+            at: now,
+            // A count may be seen before what is taken off it.
+            received: risen(self.newest.received, counts.received),
+            offered: risen(self.newest.offered, counts.offered),
+            dropped: counts.dropped,
+        };
         let is_new = (mark.received, mark.dropped) != (self.newest.received, self.newest.dropped);
         self.marks[self.marked % RATE_LOOKS] = self.newest;
         self.marked += 1;

@@ -33,6 +33,16 @@ fn a_burst_that_drains_is_no_standing_depth() {
 }
 
 #[test]
+fn a_count_from_which_something_is_taken_off_late_never_falls() {
+    let mut tracker = Tracker::new(Nanos(0), 1);
+    for (look, received) in [(1, 100), (2, 99), (3, 101)] {
+        let counts = Counts { received: [received; Tier::COUNT], offered: [received; Source::COUNT], ..Counts::default() };
+        tracker.look_at_counts(&counts, Nanos(look * COUNT_EVERY.0));
+        assert_eq!(tracker.signals(Nanos(look * COUNT_EVERY.0)).offered, received.max(100));
+    }
+}
+
+#[test]
 fn a_tier_that_drains_or_gets_nothing_stands_but_does_not_press() {
     let mut tracker = Tracker::new(Nanos(0), 1_000);
     let mut now = Nanos(0);

@@ -308,6 +308,10 @@ pub(super) fn add_to_budget(plan: &mut PoolPlan, config: &Config, runners: u64, 
         let name = "sources: connections and rates";
         budget.add_for_flag(name, "--max-connections", reactors, limits.memory_bytes(config.max_connections));
     }
+    if limits.of_datagrams().any() && config.udp_listen.is_some() {
+        let bytes = limits.of_datagrams().memory_bytes(config.max_connections);
+        budget.add_for_flag("sources of datagrams: rates", "--max-connections", reactors, bytes);
+    }
     budget.add("latency histograms", 15 + reactors, HISTOGRAM_BYTES);
 }
 

@@ -286,7 +286,7 @@ impl Intake {
         }
     }
 
-    /// Accounts for a whole frame that the gate does not let in: received, and lost.
+    /// Accounts for a whole frame that the gate, or its source's limit, does not let in: received, and lost.
     #[cold]
     pub(super) fn turn_away(&mut self, frame: &Frame<'_>, tier: Tier, origin: &Origin, reason: DropReason) {
         self.events_done += 1;

@@ -7,7 +7,7 @@
 //!                  │ waiting.rs: lines    parking.rs: unparsed rests    deadlines.rs: slow frames, idle peers
 //!                  └─► session/: numbers, acknowledgements   numbering.rs
 //!                  └─► sources.rs: who may have how much
-//! UDP :9001 ──► udp.rs ────► intake.rs, or the slot itself becomes the event
+//! UDP :9001 ──► udp.rs ────► intake.rs, or the slot itself becomes the event (message.rs: what the kernel says of it; sources.rs, its own)
 //! in process ──► publisher/ ► intake.rs, on the publisher's own thread
 //! ```
 //!
@@ -34,6 +34,7 @@ mod connection;
 mod counters;
 mod deadlines;
 mod intake;
+mod message;
 mod numbering;
 mod parking;
 mod partial;

@@ -1,14 +1,16 @@
-//! Sources: who connects, as far as the network tells, and what each may take of a reactor. Pure.
+//! Sources: who connects or sends datagrams, as far as the network tells, and what each may take of a reactor. Pure.
 //!
 //! A source is an IPv4 address, or the /64 of an IPv6 one, within which whoever has it can choose addresses at will.
 //!
 //! ```text
 //! accept ─► enter ─► connections < max? ─► place ◄── allowance, spend ◄── frames          close ─► leave ─► kept until its credit is whole
+//! datagram ─► visit ─────────────────────► place ◄── allowance, spend ◄── its frames                    ─► likewise
 //! ```
 //!
 //! Invariants:
-//! - **SR1** A place is in use while its source has a connection, or credit to regain: who connects anew brings no fresh credit along. There are
-//!   twice as many places as connections; where strangers have used them up, those that left longest ago are forgotten first.
+//! - **SR1** A place is in use while its source has a connection, or credit to regain: who comes anew brings no fresh credit along. There are
+//!   twice as many places as connections; where strangers have used them up, those that left longest ago are forgotten first, unless they
+//!   have sent since (a second chance, a few of them at a time).
 //! - **SR2** Credit is exact: a second of waiting gives what the rate says, never more than a second's worth is kept, and nothing is lost to
 //!   rounding. No event is taken without credit, so in any time T at most rate x (T + 1 s) are.
 //! - **SR3** No allocation after [`Sources::new`]; none at all where nothing is limited.
@@ -33,6 +35,11 @@ pub struct SourceLimits {
 }
 
 impl SourceLimits {
+    /// What of it concerns datagrams: they have no connections.
+    pub const fn of_datagrams(self) -> SourceLimits {
+        SourceLimits { connections_max: 0, ..self }
+    }
+
     /// Whether anything is limited.
     pub const fn any(&self) -> bool {
         self.connections_max > 0 || self.events_per_s > 0
@@ -45,6 +52,9 @@ impl SourceLimits {
         places * (size_of::<Place>() as u64 + 2 * 4 + 2 * (size_of::<(SourceKey, u32)>() as u64 + 1) * 8 / 7)
     }
 }
+
+/// Second chances for one stranger. Bounded, so that a stranger's datagram costs no more than some others do.
+const SECOND_CHANCES_MAX: u32 = 16;
 
 fn places(connections_max: u32) -> usize {
     2 * connections_max as usize
@@ -74,6 +84,8 @@ struct Place {
     connections: u32,
     /// In the queue of those that have left.
     is_queued: bool,
+    /// Came again while it was queued.
+    was_seen_again: bool,
     /// In billionths of an event.
     credit: u64,
     /// When the credit was that.
@@ -94,7 +106,8 @@ pub(super) struct Sources {
 impl Sources {
     pub(super) fn new(limits: SourceLimits, connections_max: u32) -> Self {
         let count = if limits.any() { places(connections_max) } else { 0 };
-        let nobody = Place { key: SourceKey(0), connections: 0, is_queued: false, credit: 0, at: Nanos(0) };
+        let nobody =
+            Place { key: SourceKey(0), connections: 0, is_queued: false, was_seen_again: false, credit: 0, at: Nanos(0) };
         Self {
             limits: SourceLimits { events_per_s: limits.events_per_s.min(RATE_MAX), ..limits },
             // Twice as many: entries come and go, and the map never grows.
@@ -124,16 +137,7 @@ impl Sources {
     /// # Errors
     /// Its source has all the connections that it may have.
     pub(super) fn enter(&mut self, address: IpAddr, now: Nanos) -> Result<SourceRef, OverLimit> {
-        let key = SourceKey::of(address);
-        let number = match self.by_key.get(&key) {
-            Some(number) => *number,
-            None => {
-                let number = self.take_place(now);
-                self.places[number as usize] = Place { key, credit: self.credit_max(), at: now, ..self.places[number as usize] };
-                self.by_key.insert(key, number);
-                number
-            }
-        };
+        let number = self.place_of(address, now);
         let place = &mut self.places[number as usize];
         if self.limits.connections_max > 0 && place.connections >= self.limits.connections_max {
             return Err(OverLimit);
@@ -142,16 +146,48 @@ impl Sources {
         Ok(SourceRef(number))
     }
 
+    /// A datagram comes: its source has the place as long as nobody needs it more (SR1).
+    pub(super) fn visit(&mut self, address: IpAddr, now: Nanos) -> SourceRef {
+        let number = self.place_of(address, now);
+        let place = &mut self.places[number as usize];
+        place.was_seen_again = place.is_queued;
+        if !std::mem::replace(&mut place.is_queued, true) {
+            self.left.push_back(number);
+        }
+        SourceRef(number)
+    }
+
+    /// The place of a source: the one it has, or a fresh one with all its credit.
+    fn place_of(&mut self, address: IpAddr, now: Nanos) -> u32 {
+        let key = SourceKey::of(address);
+        if let Some(number) = self.by_key.get(&key) {
+            return *number;
+        }
+        let number = self.take_place(now);
+        self.places[number as usize] = Place { key, credit: self.credit_max(), at: now, ..self.places[number as usize] };
+        self.by_key.insert(key, number);
+        number
+    }
+
     /// A place that nobody needs (SR1).
     fn take_place(&mut self, now: Nanos) -> u32 {
+        let mut chances = SECOND_CHANCES_MAX;
         while let Some(&number) = self.left.front() {
-            let place = &self.places[number as usize];
-            if place.connections == 0 && !self.is_whole(place, now) && !self.free.is_empty() {
-                break;
+            let place = self.places[number as usize];
+            if place.connections == 0 && !self.is_whole(&place, now) {
+                if !self.free.is_empty() {
+                    break;
+                }
+                if place.was_seen_again && chances > 0 {
+                    chances -= 1;
+                    self.places[number as usize].was_seen_again = false;
+                    self.left.rotate_left(1);
+                    continue;
+                }
             }
             self.left.pop_front();
             let place = &mut self.places[number as usize];
-            place.is_queued = false;
+            (place.is_queued, place.was_seen_again) = (false, false);
             if place.connections == 0 {
                 self.by_key.remove(&place.key);
                 self.free.push(number);
@@ -278,6 +314,26 @@ mod tests {
     }
 
     #[test]
+    fn a_source_of_datagrams_keeps_its_account_while_it_sends_and_strangers_come_only_once() {
+        let mut sources = sources(0, 10, 2);
+        let send = |sources: &mut Sources, text: &str| {
+            let source = Some(sources.visit(address(text), Nanos(0)));
+            let had = sources.allowance(source, Nanos(0));
+            sources.spend(source, had, Nanos(0));
+            had
+        };
+        assert_eq!(send(&mut sources, "10.0.0.1"), 10);
+        for stranger in 0..100u8 {
+            assert_eq!(send(&mut sources, "10.0.0.1"), 0, "before stranger {stranger}");
+            assert_eq!(send(&mut sources, &format!("10.0.1.{stranger}")), 10);
+        }
+        assert_eq!(send(&mut sources, "10.0.1.99"), 0, "not the last one to come is forgotten");
+        let whole_again = Nanos(1_000_000_000);
+        let source = Some(sources.visit(address("10.0.0.1"), whole_again));
+        assert_eq!(sources.allowance(source, whole_again), 10);
+    }
+
+    #[test]
     fn sources_come_and_go_for_ever_in_the_memory_of_the_start() {
         let mut sources = sources(1, 5, 16);
         let capacity = (sources.by_key.capacity(), sources.left.capacity(), sources.free.capacity());
@@ -289,6 +345,7 @@ mod tests {
             let entered =
                 sources.enter(IpAddr::from((0x0a00_0000 + number % 997).to_be_bytes()), Nanos(u64::from(number) * 1_000_000));
             inside.extend(entered);
+            sources.visit(IpAddr::from((0x0b00_0000 + number % 37).to_be_bytes()), Nanos(u64::from(number) * 1_000_000));
         }
         assert_eq!(capacity, (sources.by_key.capacity(), sources.left.capacity(), sources.free.capacity()));
     }

@@ -18,7 +18,7 @@ use crate::pool::{
 use crate::storage::dead_letter::line::{DeadLetter, parse_line};
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
-use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
+use crate::sys::io::{Completion, Errno, Fd, GroupId, MessageRoom, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};
 use crate::wire::{FrameLimits, Priority, Tier, encode_into};
 
@@ -44,6 +44,10 @@ pub(super) struct FakeRing {
     pub(super) sent: BTreeMap<i32, Vec<u8>>,
     /// Where connections come from; the others from 10.0.0.1.
     pub(super) peers: BTreeMap<i32, IpAddr>,
+    /// What datagrams are asked to bring.
+    pub(super) room: MessageRoom,
+    /// Who sends datagrams.
+    pub(super) sender: [u8; 4],
     /// Peers that don't read.
     pub(super) deaf: Vec<Fd>,
     /// Streams whose sending side is over.
@@ -92,8 +96,9 @@ impl Ring for FakeRing {
         self.byte_caps.push(byte_cap);
         self.arm(token, socket);
     }
-    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, control_bytes: u32) {
-        assert_eq!(control_bytes, if group == GroupId::UdpGro { 32 } else { 0 });
+    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, room: MessageRoom) {
+        assert_eq!(room.control_bytes, if group == GroupId::UdpGro { 32 } else { 0 });
+        self.room = room;
         self.arm(token, socket);
     }
     fn provide(&mut self, buffer: LentBuffer) {
@@ -402,14 +407,20 @@ impl Rig {
             self.complete(Completion { token, result: Err(Errno(libc::ENOBUFS)), more: false, buffer: None });
             return false;
         };
-        let control_space = if group == GroupId::UdpGro { 32 } else { 0 };
+        let MessageRoom { name_bytes, .. } = self.ring.room;
+        let (control_at, payload_at) = (16 + name_bytes as usize, 16 + self.ring.room.bytes());
         let bytes = buffer.as_mut_bytes();
-        for (place, field) in [0, control.len() as u32, told_bytes, flags].into_iter().enumerate() {
+        if name_bytes > 0 {
+            // A sockaddr_in.
+            bytes[16..18].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+            bytes[20..24].copy_from_slice(&self.ring.sender);
+        }
+        for (place, field) in [name_bytes.min(16), control.len() as u32, told_bytes, flags].into_iter().enumerate() {
             bytes[place * 4..][..4].copy_from_slice(&field.to_ne_bytes());
         }
-        bytes[16..16 + control.len()].copy_from_slice(control);
-        bytes[16 + control_space..][..payload.len()].copy_from_slice(payload);
-        let result = Ok((16 + control_space + payload.len()) as u32);
+        bytes[control_at..][..control.len()].copy_from_slice(control);
+        bytes[payload_at..][..payload.len()].copy_from_slice(payload);
+        let result = Ok((payload_at + payload.len()) as u32);
         self.complete(Completion { token, result, more: !payload.is_empty(), buffer: Some(buffer.into_id()) });
         true
     }

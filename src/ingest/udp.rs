@@ -1,9 +1,10 @@
 //! UDP: the kernel writes datagrams into medium slots, laid out so that a datagram of one frame *is* an event but for its header.
 //!
 //! ```text
-//! slot:    0 ········ 41 ──────────────── 57 ──────── 64 ────────────────
-//! lent:               │ recvmsg_out, 16   │ header, 7 │ topic, body
-//! event:   │ event header, 64 ············│···········│ topic, body
+//! slot:    0 ····· 13 ──────────── 41 ──────────────── 57 ──────── 64 ────────────────
+//! lent:                            │ recvmsg_out, 16   │ header, 7 │ topic, body
+//! limited:         │ recvmsg_out, 16, and the name, 28 │ header, 7 │ topic, body
+//! event:   │ event header, 64 ·························│···········│ topic, body
 //! ```
 //!
 //! - One frame in the datagram: sealed where it lies, no copy. Only when less than half of the medium slots are free, a frame that
@@ -11,35 +12,34 @@
 //! - Several frames: each is copied into a slot of its own; the receive slot goes back on offer.
 //! - Nothing here can wait: what finds no slot or no room is counted, and lost by its tier's policy. Nothing is ever answered.
 //! - With GRO a chunk holds many datagrams of one size, which a control message tells; they are cut apart and copied.
+//! - Where events per source are limited, the kernel is asked for each datagram's sender too. The name goes where the header of the event will be,
+//!   so nothing else moves, and nothing is copied for it; without the limit none is asked for. Frames beyond the limit are dropped
+//!   (`source_rate`). Datagrams can be forged, so their sources are accounted for apart from those of connections: whoever writes somebody
+//!   else's address spends none of his connections' credit, and a flood of addresses makes no connection's source forgotten.
 //!
-//! `struct io_uring_recvmsg_out`: four u32 in the host's order (name bytes, control bytes, payload bytes, flags), from
-//! `include/uapi/linux/io_uring.h`. The segment size is an int in a SOL_UDP/UDP_GRO control message, `udp(7)`.
+//! What the kernel writes in front of a payload: `message.rs`.
 
 use std::sync::Arc;
 
 use super::counters::{IngestCounters, Transport};
 use super::intake::{FRAME_OFFSET, Intake, Origin};
+use super::message::{GRO_CONTROL_BYTES, MESSAGE_HEADER_BYTES, Message, NAME_BYTES};
+use super::sources::{SourceLimits, Sources};
 use super::{ReactorOptions, UdpSocketWiring, kind};
 use crate::agent::Context;
 use crate::control::{Admission, Patience};
 use crate::metrics::ledger::DropReason;
 use crate::pool::{EventHeader, PoolOwner, Slot, SlotClass, SlotUse, Source};
 use crate::sys::clock::Nanos;
-use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring};
+use crate::sys::io::{Completion, Errno, Fd, GroupId, MessageRoom, Ring};
 use crate::wire::{self, Parsed, Tier};
 
-/// Bytes of `struct io_uring_recvmsg_out`.
-const MESSAGE_HEADER_BYTES: usize = 16;
-/// Where a lent slot begins for the kernel: its payload then begins where a frame does.
-const LEND_OFFSET: usize = FRAME_OFFSET - MESSAGE_HEADER_BYTES;
-/// Control space for GRO: `CMSG_SPACE(sizeof(int))` is 24 on 64-bit hosts.
-const GRO_CONTROL_BYTES: usize = 32;
 /// How often kernel drops are read while there is traffic.
 const DROPS_INTERVAL: Nanos = Nanos::from_millis(1_000);
 /// After an error that says nothing about buffers: not at once again.
 const RETRY_INTERVAL: Nanos = Nanos::from_millis(10);
 
-const _: () = assert!(LEND_OFFSET == 41, "64 - 7 - 16");
+const _: () = assert!(FRAME_OFFSET - MESSAGE_HEADER_BYTES - NAME_BYTES as usize == 13, "64 - 7 - 16 - 28");
 
 #[derive(Debug)]
 struct Socket {
@@ -57,6 +57,10 @@ pub(super) struct Udp {
     /// REALTIME's first: it is armed first when buffers are short.
     sockets: Vec<Socket>,
     group: GroupId,
+    /// What the kernel is asked for beside the payload.
+    room: MessageRoom,
+    /// Who sends, as far as that is limited.
+    sources: Sources,
     counters: Arc<IngestCounters>,
     /// Buffers on offer when all is well.
     buffers_max: usize,
@@ -66,48 +70,6 @@ pub(super) struct Udp {
     stopping: bool,
     cancels_in_flight: u32,
     pub(super) active_at: Nanos,
-}
-
-/// What the kernel says of one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Message {
-    control_bytes: usize,
-    payload_bytes: usize,
-    is_truncated: bool,
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
-}
-
-impl Message {
-    /// Reads the header of a message of which `bytes` were received, with `control_space` bytes of control space.
-    fn read(bytes: &[u8], control_space: usize) -> Option<Message> {
-        let payload_room = bytes.len().checked_sub(MESSAGE_HEADER_BYTES + control_space)?;
-        Some(Message {
-            control_bytes: (u32_at(bytes, 4)? as usize).min(control_space),
-            // With MSG_TRUNC the kernel may tell the length that the datagram had.
-            payload_bytes: (u32_at(bytes, 8)? as usize).min(payload_room),
-            is_truncated: u32_at(bytes, 12)? & libc::MSG_TRUNC as u32 != 0,
-        })
-    }
-}
-
-/// The segment size in a row of control messages (`struct cmsghdr`: length usize, level int, type int; data; padding to usize).
-fn segment_bytes(mut control: &[u8]) -> Option<usize> {
-    const HEAD: usize = size_of::<usize>() + 8;
-    while control.len() >= HEAD {
-        let len = usize::from_ne_bytes(*control.first_chunk()?);
-        if len < HEAD || len > control.len() {
-            return None;
-        }
-        let (level, what) = (u32_at(control, size_of::<usize>())?, u32_at(control, size_of::<usize>() + 4)?);
-        if level == libc::SOL_UDP as u32 && what == libc::UDP_GRO as u32 {
-            return u32_at(&control[..len], HEAD).map(|size| size as usize).filter(|size| *size > 0);
-        }
-        control = control.get(len.next_multiple_of(size_of::<usize>())..)?;
-    }
-    None
 }
 
 impl Udp {
@@ -128,7 +90,14 @@ impl Udp {
             0 => (GroupId::Udp, options.udp_slots),
             chunks => (GroupId::UdpGro, chunks),
         };
+        let limits = if sockets.is_empty() { SourceLimits::default() } else { options.source_limits.of_datagrams() };
+        let room = MessageRoom {
+            name_bytes: if limits.any() { NAME_BYTES } else { 0 },
+            control_bytes: if group == GroupId::UdpGro { GRO_CONTROL_BYTES } else { 0 },
+        };
         Self {
+            room,
+            sources: Sources::new(limits, options.connections_max),
             buffers_max: if sockets.is_empty() { 0 } else { usize::from(buffers) },
             sockets,
             group,
@@ -141,13 +110,9 @@ impl Udp {
         }
     }
 
-    fn control_space(&self) -> usize {
-        if self.group == GroupId::UdpGro { GRO_CONTROL_BYTES } else { 0 }
-    }
-
-    /// Where a lent slot begins for the kernel.
+    /// Where a lent slot begins for the kernel: a payload in a slot then begins where a frame does.
     fn lend_offset(&self) -> usize {
-        if self.group == GroupId::UdpGro { 0 } else { LEND_OFFSET }
+        if self.group == GroupId::UdpGro { 0 } else { FRAME_OFFSET - MESSAGE_HEADER_BYTES - self.room.bytes() }
     }
 
     fn class(&self) -> SlotClass {
@@ -187,14 +152,13 @@ impl Udp {
         if self.stopping || intake.pool.lent_count(self.group) < enough {
             return;
         }
-        let control_bytes = self.control_space() as u32;
         for (index, socket) in self.sockets.iter_mut().enumerate() {
             if !socket.armed && ctx.now >= socket.retry_at {
                 if socket.was_armed {
                     self.counters.rearmed.add(1);
                 }
                 (socket.armed, socket.was_armed) = (true, true);
-                ctx.ring.recvmsg_multishot(ctx.token(kind::MESSAGE, 0, index as u32), socket.fd, self.group, control_bytes);
+                ctx.ring.recvmsg_multishot(ctx.token(kind::MESSAGE, 0, index as u32), socket.fd, self.group, self.room);
             }
         }
     }
@@ -300,23 +264,29 @@ impl Udp {
         let all = &PoolOwner::bytes(&shared, &slot)[self.lend_offset()..];
         let all = &all[..received.min(all.len())];
         let origin = Origin { source: Source::Udp, connection: 0, at: ctx.now, wall: ctx.wall };
-        let Some(message) = Message::read(all, self.control_space()) else {
+        let Some(message) = Message::read(all, self.room) else {
             self.counters.udp_truncated.add(1);
             return self.hand_back(slot, intake, ctx);
         };
-        let control = &all[MESSAGE_HEADER_BYTES..][..message.control_bytes];
-        let payload = &all[MESSAGE_HEADER_BYTES + self.control_space()..][..message.payload_bytes];
+        let payload = message.payload;
         self.counters.received_bytes[Transport::Udp as usize].add(payload.len() as u64);
-        let segment = segment_bytes(control).unwrap_or(payload.len()).max(1);
+        let segment = message.segment_bytes().unwrap_or(payload.len()).max(1);
         self.counters.datagrams.add(payload.len().div_ceil(segment).max(1) as u64);
+        let source = message.address().map(|address| self.sources.visit(address, ctx.now));
+        let allowance = self.sources.allowance(source, ctx.now);
         if message.is_truncated {
             self.counters.udp_truncated.add(1);
         } else if payload.is_empty() {
             self.counters.udp_empty.add(1);
-        } else if let Some((header, tier)) = self.in_place(payload, intake, &origin) {
+        } else if allowance > 0
+            && let Some((header, tier)) = self.in_place(payload, intake, &origin)
+        {
+            self.sources.spend(source, 1, ctx.now);
             return self.seal_in_place(slot, header, tier, intake, ctx);
         } else {
-            payload.chunks(segment).for_each(|datagram| self.copy_frames(datagram, intake, &origin));
+            let mut left = allowance;
+            payload.chunks(segment).for_each(|datagram| self.copy_frames(datagram, &mut left, intake, &origin));
+            self.sources.spend(source, allowance - left, ctx.now);
         }
         self.hand_back(slot, intake, ctx);
     }
@@ -367,11 +337,15 @@ impl Udp {
         }
     }
 
-    /// Copies each whole frame of a datagram into a slot of its own.
-    fn copy_frames(&self, datagram: &[u8], intake: &mut Intake, origin: &Origin) {
+    /// Copies each whole frame of a datagram into a slot of its own, as long as there is credit `left`.
+    fn copy_frames(&self, datagram: &[u8], left: &mut u32, intake: &mut Intake, origin: &Origin) {
         for item in wire::datagram(datagram, &intake.limits.clone()) {
             match item {
-                Ok(frame) => intake.store_without_waiting(&frame, origin),
+                Ok(frame) if *left == 0 => intake.turn_away(&frame, intake.tier_of(&frame), origin, DropReason::SourceRate),
+                Ok(frame) => {
+                    *left -= 1;
+                    intake.store_without_waiting(&frame, origin);
+                }
                 Err(refusal) => self.counters.refused[Transport::Udp as usize][refusal.index()].add(1),
             }
         }

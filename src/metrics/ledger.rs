@@ -61,13 +61,15 @@ pub enum DropReason {
     PoolExhausted = 6,
     /// No log for an event that cannot wait.
     StoreUnavailable = 7,
+    /// Its source has sent more than it may (`--events-per-source`), and cannot wait.
+    SourceRate = 8,
 }
 
 impl DropReason {
     /// How many there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
     /// All, by index.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; DropReason::COUNT] = [
         DropReason::QueueFull,
         DropReason::ProcessingFailed,
         DropReason::HandlerPanic,
@@ -76,6 +78,7 @@ impl DropReason {
         DropReason::EmergencyDrop,
         DropReason::PoolExhausted,
         DropReason::StoreUnavailable,
+        DropReason::SourceRate,
     ];
 
     /// Its stable code on the wire: from 1.
@@ -99,6 +102,7 @@ impl DropReason {
             DropReason::EmergencyDrop => "emergency_drop",
             DropReason::PoolExhausted => "pool_exhausted",
             DropReason::StoreUnavailable => "store_unavailable",
+            DropReason::SourceRate => "source_rate",
         }
     }
 

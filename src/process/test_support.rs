@@ -16,7 +16,7 @@ use crate::process::{PollBudget, ProcessCounters, ProcessorWiring, duplicates_by
 use crate::storage::dead_letter::{Collector, DeadLetterOptions, DeadLetterQueue};
 use crate::storage::status::InletProgress;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
-use crate::sys::io::{Fd, GroupId, Ring, Token, WriteSync};
+use crate::sys::io::{Fd, GroupId, MessageRoom, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};
 use crate::wire::Priority;
 
@@ -292,7 +292,7 @@ impl Ring for FakeRing {
     fn recv_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: u32) {
         unreachable!("processors submit nothing")
     }
-    fn recvmsg_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: u32) {
+    fn recvmsg_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: MessageRoom) {
         unreachable!("processors submit nothing")
     }
     fn provide(&mut self, _: LentBuffer) {

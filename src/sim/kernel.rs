@@ -23,7 +23,7 @@ use super::tally::{Fault, Met};
 use crate::pool::LentBuffer;
 use crate::storage::LogFile;
 use crate::sys::clock::{Clock, Nanos};
-use crate::sys::io::{Completion, Errno, Fd, GroupId, Token, WriteSync};
+use crate::sys::io::{Completion, Errno, Fd, GroupId, MessageRoom, Token, WriteSync};
 use crate::sys::memory::StagingBuffer;
 
 /// Fills buffers while the kernel has them; whatever of it shows up elsewhere was never delivered.
@@ -37,7 +37,7 @@ const STALL_FACTOR: u64 = 100;
 pub(super) enum Kind {
     Accept { listener: Fd },
     Recv { socket: Fd, group: GroupId, cap_left: Option<u32> },
-    RecvMsg { socket: Fd, group: GroupId, control_bytes: u32 },
+    RecvMsg { socket: Fd, group: GroupId, room: MessageRoom },
     Send { socket: Fd, buffer: StagingBuffer, bytes: Range<usize> },
     Cancel { target: Token },
     Write { file: SimFile, buffer: StagingBuffer, bytes: Range<usize>, offset: u64, sync: WriteSync },
@@ -282,7 +282,7 @@ impl Kernel {
         match kind {
             Kind::Accept { listener } => self.accept(*listener, is_cancelled),
             Kind::Recv { socket, group, cap_left } => self.receive(*socket, *group, cap_left, is_cancelled),
-            Kind::RecvMsg { socket, group, control_bytes } => self.receive_message(*socket, *group, *control_bytes, is_cancelled),
+            Kind::RecvMsg { socket, group, room } => self.receive_message(*socket, *group, *room, is_cancelled),
             Kind::Send { socket, buffer, bytes } => self.send(*socket, &buffer[bytes.clone()], is_cancelled),
             Kind::Cancel { target } => Some(self.cancel(*target)),
             Kind::Write { file, buffer, bytes, offset, sync } => Some(self.write(file, &buffer[bytes.clone()], *offset, *sync)),

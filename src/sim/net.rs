@@ -204,10 +204,8 @@ impl Net {
     }
 
     /// Bytes and datagrams that the engine could read and has not: not those of connections that it has ended, or not yet accepted.
-    pub fn unread(&self, send_window_bytes: usize) -> usize {
-        // Whoever does not read its answers is not read from: that is no loss.
-        let is_read = |stream: &Stream| stream.outbound.len() < send_window_bytes;
-        let is_live = |stream: &&Stream| stream.accepted && !stream.shut && !stream.closed && is_read(stream);
+    pub fn unread(&self) -> usize {
+        let is_live = |stream: &&Stream| stream.accepted && !stream.shut && !stream.closed;
         let bytes: usize = self.streams.iter().filter(is_live).map(|stream| stream.inbound.len()).sum();
         let queued = |socket: &Socket| if let Socket::Datagrams(socket) = socket { socket.queue.len() } else { 0 };
         bytes + self.sockets.values().map(queued).sum::<usize>()

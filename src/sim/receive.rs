@@ -1,15 +1,17 @@
 //! Receiving in the simulated kernel: multishot accept, recv and recvmsg with all the ways in which they end.
 //!
 //! The layout of a received message is `struct io_uring_recvmsg_out` of the kernel's `include/uapi/linux/io_uring.h` (four u32 in
-//! the host's order: name, control, payload bytes, flags), then the control space asked for, then the payload. When which of these
+//! the host's order: name, control, payload bytes, flags), then the room asked for (here all senders are one host), then the payload. When which of these
 //! ends a multishot follows `io_uring/net.c` of Linux 6.x: an empty datagram does, with its buffer.
 
 use super::kernel::{Brings, Kernel, Posted};
 use super::net::Datagram;
 use super::tally::Fault;
-use crate::sys::io::{Errno, Fd, GroupId};
+use crate::sys::io::{Errno, Fd, GroupId, MessageRoom};
 
 const MESSAGE_HEADER_BYTES: usize = 16;
+/// The name of every sender, 127.0.0.1 port 1, as a `struct sockaddr_in`: family, port and address, padding.
+const SENDER: [u8; 16] = [libc::AF_INET as u8, 0, 0, 1, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
 /// `CMSG_SPACE(sizeof(int))` on 64-bit hosts: what the size of aggregated datagrams takes.
 const GRO_CONTROL_BYTES: usize = 24;
 /// The most that one aggregate holds.
@@ -98,7 +100,7 @@ impl Kernel {
         Some(Posted::bringing(count as u32, more, Some(buffer), Brings::Bytes(conn, count)))
     }
 
-    pub(super) fn receive_message(&mut self, socket: Fd, group: GroupId, control_bytes: u32, cancelled: bool) -> Option<Posted> {
+    pub(super) fn receive_message(&mut self, socket: Fd, group: GroupId, asked: MessageRoom, cancelled: bool) -> Option<Posted> {
         if cancelled && (self.net.datagrams(socket).queue.is_empty() || self.rng.chance(CANCEL_WINS)) {
             return Some(self.nothing(Err(libc::ECANCELED), group));
         }
@@ -110,12 +112,13 @@ impl Kernel {
             return Some(interrupted);
         }
         let Some(mut buffer) = self.take_buffer(group) else { return Some(self.starves()) };
-        let payload_at = MESSAGE_HEADER_BYTES + control_bytes as usize;
+        let control_at = MESSAGE_HEADER_BYTES + asked.name_bytes as usize;
+        let payload_at = MESSAGE_HEADER_BYTES + asked.bytes();
         if buffer.capacity_bytes() < payload_at {
             return Some(Posted { result: Err(Errno(libc::EFAULT)), buffer: Some(buffer), ..Posted::last(Ok(0)) });
         }
         let room = buffer.capacity_bytes() - payload_at;
-        let has_control_room = control_bytes as usize >= GRO_CONTROL_BYTES;
+        let has_control_room = asked.control_bytes as usize >= GRO_CONTROL_BYTES;
         let message = self.next_message(socket, room, has_control_room);
         let copied = message.bytes.len().min(room);
         let told = if self.faults.truncated_tells_length { message.bytes.len() } else { copied };
@@ -127,11 +130,13 @@ impl Kernel {
         let flags = if is_truncated { libc::MSG_TRUNC as u32 } else { 0 };
         let control_len = if message.segment_bytes.is_some() { GRO_CONTROL_BYTES } else { 0 };
         let bytes = buffer.as_mut_bytes();
-        for (place, field) in [0, control_len as u32, told as u32, flags].into_iter().enumerate() {
+        let name_len = SENDER.len().min(asked.name_bytes as usize);
+        bytes[MESSAGE_HEADER_BYTES..][..name_len].copy_from_slice(&SENDER[..name_len]);
+        for (place, field) in [name_len as u32, control_len as u32, told as u32, flags].into_iter().enumerate() {
             bytes[place * 4..][..4].copy_from_slice(&field.to_ne_bytes());
         }
         if let Some(segment_bytes) = message.segment_bytes {
-            write_gro_control(&mut bytes[MESSAGE_HEADER_BYTES..], segment_bytes);
+            write_gro_control(&mut bytes[control_at..], segment_bytes);
         }
         bytes[payload_at..][..copied].copy_from_slice(&message.bytes[..copied]);
         // The kernel takes a receive of nothing for the end.
@@ -200,7 +205,7 @@ mod tests {
     use super::super::faults::Faults;
     use super::super::ring::SimRing;
     use crate::pool::{ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
-    use crate::sys::io::{Completion, Fd, GroupId, Ring, Token};
+    use crate::sys::io::{Completion, Fd, GroupId, MessageRoom, Ring, Token};
     use crate::sys::memory::Arena;
 
     const TOKEN: Token = Token::new(0, 1, 0, 0);
@@ -218,7 +223,7 @@ mod tests {
             ring.provide(owner.lend(slot, GroupId::Udp, 0).expect("the group is open"));
         }
         let socket = ring.bind_datagrams(gro);
-        ring.recvmsg_multishot(TOKEN, socket, GroupId::Udp, control_bytes);
+        ring.recvmsg_multishot(TOKEN, socket, GroupId::Udp, MessageRoom { control_bytes, ..MessageRoom::default() });
         (ring, socket, owner)
     }
 

@@ -14,7 +14,7 @@ use super::source_oracle::SourceBook;
 use super::tally::{Fault, Met};
 use crate::pool::LentBuffer;
 use crate::sys::clock::{Clock, Nanos, WallNanos};
-use crate::sys::io::{Completion, Fd, GroupId, Ring, Token, WriteSync};
+use crate::sys::io::{Completion, Fd, GroupId, MessageRoom, Ring, Token, WriteSync};
 use crate::sys::memory::StagingBuffer;
 
 /// A ring over a simulated kernel; clones are the same ring. One thread only.
@@ -197,8 +197,7 @@ impl SimRing {
 
     /// Bytes and datagrams that the engine could read and has not.
     pub fn unread(&self) -> usize {
-        let kernel = self.kernel.borrow();
-        kernel.net.unread(kernel.faults.send_window_bytes)
+        self.kernel.borrow().net.unread()
     }
 
     /// Ends the ring: lent buffers are their owner's again.
@@ -243,8 +242,8 @@ impl Ring for SimRing {
         self.kernel.borrow_mut().submit(token, Kind::Recv { socket, group, cap_left });
     }
 
-    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, control_bytes: u32) {
-        self.kernel.borrow_mut().submit(token, Kind::RecvMsg { socket, group, control_bytes });
+    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, room: MessageRoom) {
+        self.kernel.borrow_mut().submit(token, Kind::RecvMsg { socket, group, room });
     }
 
     fn provide(&mut self, buffer: LentBuffer) {

@@ -21,7 +21,7 @@ use crate::pool::{
 };
 use crate::sim::disk::{SimDisk, SimFile};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
-use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
+use crate::sys::io::{Completion, Errno, Fd, GroupId, MessageRoom, Ring, Token, WriteSync};
 use crate::sys::memory::{Arena, StagingBuffer};
 use crate::wire::{Priority, Tier};
 
@@ -95,7 +95,7 @@ impl Ring for TestRing {
     fn recv_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: u32) {
         unreachable!("an appender has no sockets")
     }
-    fn recvmsg_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: u32) {
+    fn recvmsg_multishot(&mut self, _: Token, _: Fd, _: GroupId, _: MessageRoom) {
         unreachable!("an appender has no sockets")
     }
     fn provide(&mut self, _: LentBuffer) {

@@ -106,6 +106,22 @@ pub enum WriteSync {
     DataSync,
 }
 
+/// Room between the kernel's header of a message and its payload: first the sender's name, then control messages. What is 0 is not asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageRoom {
+    /// For the name, bytes.
+    pub name_bytes: u32,
+    /// For control messages, bytes.
+    pub control_bytes: u32,
+}
+
+impl MessageRoom {
+    /// All of it, bytes.
+    pub const fn bytes(self) -> usize {
+        (self.name_bytes + self.control_bytes) as usize
+    }
+}
+
 /// The kernel while the engine runs. See the module doc for R1-R4.
 pub trait Ring: Clock {
     /// Arms a multishot accept. Each completion's result is a new descriptor (non-blocking, close-on-exec).
@@ -116,9 +132,9 @@ pub trait Ring: Clock {
     /// kernel supports it. Without the kernel's multishot each arming gives one completion, which is final.
     fn recv_multishot(&mut self, token: Token, socket: Fd, group: GroupId, byte_cap: u32);
 
-    /// Arms a multishot recvmsg (no name; `control_bytes` of control space) into buffers of `group`. The buffer
-    /// begins with the kernel's 16-byte `io_uring_recvmsg_out`, then control space, then the payload.
-    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, control_bytes: u32);
+    /// Arms a multishot recvmsg into buffers of `group`. The buffer begins with the kernel's 16-byte `io_uring_recvmsg_out`, then the room
+    /// asked for, then the payload.
+    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, room: MessageRoom);
 
     /// Offers a buffer to the kernel, visible from the next submission on (R2).
     fn provide(&mut self, buffer: LentBuffer);

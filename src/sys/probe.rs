@@ -18,7 +18,7 @@ use io_uring::types::{SubmitArgs, Timespec};
 use super::clock::{Clock, HostClock, Nanos};
 use super::features::{Feature, Features};
 use super::findings::{Finding, Severity};
-use super::io::{Completion, Fd, GroupId, Ring, Token};
+use super::io::{Completion, Fd, GroupId, MessageRoom, Ring, Token};
 use super::memory::{self, Arena, HUGE_PAGE_BYTES, StagingBuffer};
 use super::uring::{RingRefusal, Uring, UringOptions, Wait, build, patiently, restrict};
 use super::{process, socket};
@@ -298,7 +298,9 @@ fn multishot_recvmsg_works(features: Features) -> bool {
         return false;
     }
     let Some(bench) = Bench::new(features.with(Feature::MultishotRecvmsg), GroupId::Udp) else { return false };
-    bench.stays_armed(2, |ring, token| ring.recvmsg_multishot(token, Fd(receiver.as_raw_fd()), GroupId::Udp, 0))
+    bench.stays_armed(2, |ring, token| {
+        ring.recvmsg_multishot(token, Fd(receiver.as_raw_fd()), GroupId::Udp, MessageRoom::default())
+    })
 }
 
 fn byte_cap_works(features: Features) -> bool {

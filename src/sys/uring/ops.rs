@@ -9,7 +9,7 @@ use super::{Group, Held, Message, RawBuffer, Uring};
 use crate::pool::LentBuffer;
 use crate::sys::clock::{Clock, HostClock, Nanos, WallNanos};
 use crate::sys::features::Feature;
-use crate::sys::io::{Completion, Errno, Fd, GroupId, Ring, Token, WriteSync};
+use crate::sys::io::{Completion, Errno, Fd, GroupId, MessageRoom, Ring, Token, WriteSync};
 use crate::sys::memory::StagingBuffer;
 use crate::sys::socket;
 
@@ -79,15 +79,17 @@ impl Ring for Uring {
         self.push(entry, token);
     }
 
-    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, control_bytes: u32) {
+    fn recvmsg_multishot(&mut self, token: Token, socket: Fd, group: GroupId, room: MessageRoom) {
         /// `IORING_RECV_MULTISHOT`.
         const MULTISHOT: u16 = 2;
         if !self.features.has(Feature::MultishotRecvmsg) {
-            return self.recvmsg_once(token, socket, group, control_bytes);
+            return self.recvmsg_once(token, socket, group, room);
         }
         let starved = self.offered(group) == 0;
         let message = self.claim_message(token);
-        message.header.msg_controllen = control_bytes as _;
+        // Only lengths: where name and control messages go, the kernel knows of a multishot.
+        message.header.msg_namelen = room.name_bytes;
+        message.header.msg_controllen = room.control_bytes as _;
         let header = std::ptr::from_ref(&message.header);
         let mut entry = opcode::RecvMsgMulti::new(types::Fd(socket.0), header, group as u16).build();
         if starved {
@@ -182,7 +184,7 @@ impl Uring {
     }
 
     /// A single-shot recvmsg that leaves its buffer looking like a multishot's.
-    fn recvmsg_once(&mut self, token: Token, socket: Fd, group: GroupId, control_bytes: u32) {
+    fn recvmsg_once(&mut self, token: Token, socket: Fd, group: GroupId, room: MessageRoom) {
         let Some(Group::List(list)) = &mut self.groups[group as usize] else {
             panic!("the group is registered before it is received into");
         };
@@ -191,7 +193,7 @@ impl Uring {
             self.ready.push_back(Completion { token, result: Err(Errno(libc::ENOBUFS)), more: false, buffer: None });
             return;
         };
-        let before_payload = RECVMSG_HEADER_BYTES + control_bytes as usize;
+        let before_payload = RECVMSG_HEADER_BYTES + room.bytes();
         if buffer.bytes as usize <= before_payload {
             // As the kernel answers when a multishot's buffer has no room for its header.
             let buffer = Some(buffer.into_id());
@@ -199,13 +201,21 @@ impl Uring {
             return;
         }
         let message = self.claim_message(token);
-        // SAFETY: both offsets are inside the lent buffer, checked above.
-        let (control, payload) = unsafe { (buffer.start.add(RECVMSG_HEADER_BYTES), buffer.start.add(before_payload)) };
+        // SAFETY: inside the lent buffer, checked above; so are the other two.
+        let name = unsafe { buffer.start.add(RECVMSG_HEADER_BYTES) };
+        // SAFETY: as above.
+        let control = unsafe { name.add(room.name_bytes as usize) };
+        // SAFETY: as above.
+        let payload = unsafe { buffer.start.add(before_payload) };
         message.area = libc::iovec { iov_base: payload.cast(), iov_len: buffer.bytes as usize - before_payload };
         message.header.msg_iov = &raw mut message.area;
         message.header.msg_iovlen = 1;
+        if room.name_bytes > 0 {
+            message.header.msg_name = name.cast();
+            message.header.msg_namelen = room.name_bytes;
+        }
         message.header.msg_control = control.cast();
-        message.header.msg_controllen = control_bytes as _;
+        message.header.msg_controllen = room.control_bytes as _;
         message.buffer = Some(buffer);
         let header = &raw mut message.header;
         self.push(opcode::RecvMsg::new(types::Fd(socket.0), header).build(), token);
@@ -240,11 +250,12 @@ impl Uring {
         self.messages_used -= 1;
         let Some(own) = message.buffer.take() else { return };
         if let Ok(payload_bytes) = *result {
-            let control_bytes = message.area.iov_base as usize - own.start as usize - RECVMSG_HEADER_BYTES;
-            let fields = [0, message.header.msg_controllen as u32, payload_bytes, message.header.msg_flags as u32];
+            let before_payload = message.area.iov_base as usize - own.start as usize;
+            let (name_bytes, control_bytes) = (message.header.msg_namelen, message.header.msg_controllen as u32);
+            let fields = [name_bytes, control_bytes, payload_bytes, message.header.msg_flags as u32];
             // SAFETY: R2, the kernel's turn with this buffer ended, and it has room for the header (checked when it was armed).
             unsafe { own.start.cast::<[u32; 4]>().write_unaligned(fields) };
-            *result = Ok((RECVMSG_HEADER_BYTES + control_bytes) as u32 + payload_bytes);
+            *result = Ok(before_payload as u32 + payload_bytes);
         }
         *buffer = Some(own);
     }

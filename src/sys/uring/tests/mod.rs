@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::*;
 use crate::pool::{BufferId, ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
-use crate::sys::io::{Fd, Ring, WriteSync};
+use crate::sys::io::{Fd, MessageRoom, Ring, WriteSync};
 use crate::sys::memory::Arena;
 use crate::sys::socket;
 
@@ -256,9 +256,11 @@ fn header(bytes: &[u8]) -> [u32; 4] {
 
 #[test]
 fn datagrams_have_the_kernels_header_with_and_without_multishot() {
+    const NAME_BYTES: u32 = 28;
     const CONTROL_BYTES: u32 = 32;
-    const PAYLOAD_AT: usize = 16 + CONTROL_BYTES as usize;
-    for features in both() {
+    for (features, name_bytes) in both().into_iter().flat_map(|features| [(features, 0), (features, NAME_BYTES)]) {
+        let room = MessageRoom { name_bytes, control_bytes: CONTROL_BYTES };
+        let payload_at = 16 + room.bytes();
         let mut rig = Rig::new(features, GroupId::Udp, 4);
         let receiver = UdpSocket::bind(loopback()).unwrap();
         let sender = UdpSocket::bind(loopback()).unwrap();
@@ -266,22 +268,28 @@ fn datagrams_have_the_kernels_header_with_and_without_multishot() {
         for payload in [&b"first"[..], b"", &large] {
             sender.send_to(payload, receiver.local_addr().unwrap()).unwrap();
         }
-        rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, CONTROL_BYTES);
+        rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, room);
         for expected in [5, 0, large.len()] {
             let completion = rig.next();
             let bytes = completion.result.expect("a datagram") as usize;
             let got = rig.take(completion.buffer, bytes);
             let [name, control, payload, flags] = header(&got);
-            let room = (CHUNK_BYTES as usize + 64) - PAYLOAD_AT;
-            assert_eq!((name, control, payload as usize), (0, 0, expected.min(room)));
-            assert_eq!(bytes, PAYLOAD_AT + expected.min(room));
-            assert_eq!(flags & libc::MSG_TRUNC as u32 != 0, expected > room);
+            let payload_room = (CHUNK_BYTES as usize + 64) - payload_at;
+            let name_expected = name_bytes.min(16); // A sockaddr_in.
+            assert_eq!((name, control, payload as usize), (name_expected, 0, expected.min(payload_room)));
+            assert_eq!(bytes, payload_at + expected.min(payload_room));
+            assert_eq!(flags & libc::MSG_TRUNC as u32 != 0, expected > payload_room);
             if expected == 5 {
-                assert_eq!(&got[PAYLOAD_AT..], b"first");
+                assert_eq!(&got[payload_at..], b"first");
+            }
+            if name > 0 {
+                let port = sender.local_addr().unwrap().port().to_be_bytes();
+                let family = (libc::AF_INET as u16).to_ne_bytes();
+                assert_eq!(got[16..24], [&family[..], &port, &[127, 0, 0, 1]].concat());
             }
             rig.offer(GroupId::Udp, 1);
             if !completion.more {
-                rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, CONTROL_BYTES);
+                rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, room);
             }
         }
         rig.finish(GroupId::Udp);
@@ -292,8 +300,8 @@ fn datagrams_have_the_kernels_header_with_and_without_multishot() {
 fn a_single_shot_recvmsg_without_buffers_is_starved_at_once() {
     let mut rig = Rig::new(Features::NONE, GroupId::Udp, 1);
     let receiver = UdpSocket::bind(loopback()).unwrap();
-    rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, 0);
-    rig.ring.recvmsg_multishot(OTHER, fd(&receiver), GroupId::Udp, 0);
+    rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, MessageRoom::default());
+    rig.ring.recvmsg_multishot(OTHER, fd(&receiver), GroupId::Udp, MessageRoom::default());
     assert_eq!(rig.final_result(OTHER), Err(Errno(libc::ENOBUFS)));
     rig.ring.cancel(ACCEPT, RECV);
     let mut cancelled = [rig.next(), rig.next()];
@@ -320,7 +328,7 @@ fn overflow_of_a_completion_queue_of_4_loses_nothing_and_ends_the_multishot() {
     for n in 0..DATAGRAMS {
         sender.send_to(&[n as u8], receiver.local_addr().unwrap()).unwrap();
     }
-    rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, 0);
+    rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, MessageRoom::default());
     let (mut got, mut ended) = (Vec::new(), 0);
     while got.len() < DATAGRAMS {
         let completion = rig.next();
@@ -328,7 +336,7 @@ fn overflow_of_a_completion_queue_of_4_loses_nothing_and_ends_the_multishot() {
         got.push(*rig.take(completion.buffer, bytes).last().unwrap());
         if !completion.more {
             ended += 1;
-            rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, 0);
+            rig.ring.recvmsg_multishot(RECV, fd(&receiver), GroupId::Udp, MessageRoom::default());
         }
     }
     assert_eq!(got, (0..DATAGRAMS as u8).collect::<Vec<_>>(), "R4");
