@@ -27,8 +27,8 @@
 //! - **D5** An uncommitted key is one of the few that lie between the appender's progress and the last push, so the low 32 bits of
 //!   its push index are enough to tell. It is not evicted while a committed one in the probed buckets can be.
 //! - **D6** While the table holds fewer keys than its capacity (two of three places), a key is evicted only if all places of its
-//!   probed buckets are taken; there it is the oldest that goes. From then on the oldest of the home bucket goes, and the window is
-//!   what [`Dedup::real_window`] says.
+//!   probed buckets are taken; there it is the oldest that goes: by its step, then by its push. From then on the oldest of the home bucket goes,
+//!   and the window is what [`Dedup::real_window`] says: two of three keys that came within it are there, as buckets fill unevenly.
 //!
 //! Of 100 keys that come to fill a table to its capacity, about 10 leave early with one bucket probed (of those that fill half of it, 2); with 16
 //! none until three quarters are full, then one in ten thousand.
@@ -49,13 +49,15 @@ const WAYS: usize = 3;
 const ENTRY_BITS: u32 = 10;
 const SPILLED: u32 = 1 << 31;
 
-/// How gladly a place is given to a new key: the class in the high bits, the age in the low eight.
+/// How gladly a place is given to a new key: the class in the high bits, the age in steps below it, and that in pushes in the low 32.
 mod rank {
-    pub(super) const EMPTY: u32 = 4 << 8;
+    pub(super) const EMPTY: u64 = 4 << CLASS_SHIFT;
     /// Free as well: its window is over.
-    pub(super) const EXPIRED: u32 = 3 << 8;
-    pub(super) const COMMITTED: u32 = 2 << 8;
-    pub(super) const UNCOMMITTED: u32 = 1 << 8;
+    pub(super) const EXPIRED: u64 = 3 << CLASS_SHIFT;
+    pub(super) const COMMITTED: u64 = 2 << CLASS_SHIFT;
+    pub(super) const UNCOMMITTED: u64 = 1 << CLASS_SHIFT;
+    pub(super) const CLASS_SHIFT: u32 = 40;
+    pub(super) const STEP_SHIFT: u32 = 32;
 }
 
 /// The numbers of the table.
@@ -191,9 +193,23 @@ impl Bucket {
         u32::from(step.wrapping_sub(self.step(way)))
     }
 
+    /// What `meta` is where all places were handed over in this step, and none was passed by.
+    const fn meta_of_a_flood(step: u8) -> u32 {
+        let entry = step as u32 | (State::Handed as u32) << 8;
+        entry | entry << ENTRY_BITS | entry << (2 * ENTRY_BITS)
+    }
+
+    /// The place pushed first, and how many pushes ago, where all are handed over.
+    #[inline]
+    fn first_pushed(&self, progress: Progress) -> (usize, u32) {
+        let [first, second, third] = self.push_index.map(|index| (progress.delivered as u32).wrapping_sub(index));
+        let (way, pushes) = if second > first { (1, second) } else { (0, first) };
+        if third > pushes { (2, third) } else { (way, pushes) }
+    }
+
     /// The place to give away, and its rank. In a full table each event asks, hence arithmetic instead of branches.
     #[inline]
-    fn best(&self, step: u8, progress: Progress) -> (usize, u32) {
+    fn best(&self, step: u8, progress: Progress) -> (usize, u64) {
         let (mut best_way, mut best) = (0, self.rank(0, step, progress));
         for way in 1..WAYS {
             let rank = self.rank(way, step, progress);
@@ -205,14 +221,22 @@ impl Bucket {
     }
 
     #[inline]
-    fn rank(&self, way: usize, step: u8, progress: Progress) -> u32 {
+    fn rank(&self, way: usize, step: u8, progress: Progress) -> u64 {
         let (state, age) = (self.meta >> (way as u32 * ENTRY_BITS + 8) & 3, self.age(way, step));
         let handed = u32::from(state == State::Handed as u32);
         let is_over = handed & u32::from(age > STEPS_PER_WINDOW as u32);
         let is_committed = handed & u32::from(!is_uncommitted(self.push_index[way], progress));
         let is_empty = u32::from(state == State::Empty as u32);
         let class = (handed + is_committed).max(3 * is_over).max(4 * is_empty);
-        class << 8 | age
+        let pushes = (progress.delivered as u32).wrapping_sub(self.push_index[way]);
+        u64::from(class) << rank::CLASS_SHIFT | u64::from(age) << rank::STEP_SHIFT | u64::from(pushes)
+    }
+
+    #[inline]
+    fn put(&mut self, way: usize, key: DedupKey, state: State, step: u8, push_index: u64) {
+        self.keys[way] = key.0.get();
+        self.push_index[way] = push_index as u32;
+        self.set(way, state, step);
     }
 
     /// Frees the handed entries that `which` chooses. Returns how many.
@@ -372,8 +396,26 @@ impl Dedup {
         self.enter(key, progress, State::Handed, push_index)
     }
 
-    #[inline]
+    /// Always inlined: each event of TRANSACTIONAL comes here, most of them in a flood.
+    #[inline(always)]
     fn enter(&mut self, key: DedupKey, progress: Progress, state: State, push_index: u64) -> Seen {
+        let (step, home) = (self.step as u8, self.home(key));
+        let goes_no_further = self.options.probe_buckets == 1 || self.held >= self.options.capacity_keys as u64;
+        let bucket = &mut self.buckets[home];
+        if bucket.meta == Bucket::meta_of_a_flood(step) && goes_no_further && bucket.find(key).is_none() {
+            let (way, pushes) = bucket.first_pushed(progress);
+            if u64::from(pushes) > progress.delivered.saturating_sub(progress.committed) {
+                bucket.put(way, key, state, step, push_index);
+                self.evictions += 1;
+                self.taken[(self.step % STEPS_PER_WINDOW) as usize] += 1;
+                return Seen::New;
+            }
+        }
+        self.enter_anywhere(key, progress, state, push_index)
+    }
+
+    /// As [`Dedup::enter`], whatever the bucket is like.
+    fn enter_anywhere(&mut self, key: DedupKey, progress: Progress, state: State, push_index: u64) -> Seen {
         let step = self.step as u8;
         if let Some((at, way)) = self.locate(key) {
             let bucket = &mut self.buckets[at];
@@ -382,18 +424,14 @@ impl Dedup {
                 let is_committed = is_handed && !is_uncommitted(bucket.push_index[way], progress);
                 return if is_committed { Seen::Committed } else { Seen::Pending };
             }
-            bucket.push_index[way] = push_index as u32;
-            bucket.set(way, state, step);
+            bucket.put(way, key, state, step, push_index);
         } else {
             let home = self.home(key);
             let (way, rank) = self.buckets[home].best(step, progress);
             let is_free = rank >= rank::EXPIRED;
             let (at, way, rank) = if is_free { (home, way, rank) } else { self.make_room(home, (way, rank), progress) };
             self.held += u64::from(rank >= rank::EMPTY);
-            let bucket = &mut self.buckets[at];
-            bucket.keys[way] = key.0.get();
-            bucket.push_index[way] = push_index as u32;
-            bucket.set(way, state, step);
+            self.buckets[at].put(way, key, state, step, push_index);
         }
         self.taken[(self.step % STEPS_PER_WINDOW) as usize] += 1;
         Seen::New
@@ -402,7 +440,7 @@ impl Dedup {
     /// A place for a key whose home is full: a free one in the next buckets, or that of the key that loses it (D2, D5, D6). The best of
     /// the home bucket is known already. Returns bucket, way and rank.
     #[inline]
-    fn make_room(&mut self, home: usize, (way, rank): (usize, u32), progress: Progress) -> (usize, usize, u32) {
+    fn make_room(&mut self, home: usize, (way, rank): (usize, u64), progress: Progress) -> (usize, usize, u64) {
         let is_crowded = self.held >= self.options.capacity_keys as u64;
         let mut best = (home, way, rank);
         for at in home + 1..home + self.options.probe_buckets {

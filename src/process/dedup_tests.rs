@@ -105,6 +105,52 @@ fn a_full_bucket_evicts_the_oldest_committed_key_and_spares_pending_ones() {
 }
 
 #[test]
+fn in_a_flood_the_newest_keys_of_a_bucket_are_known() {
+    let mut table = table(2, 800);
+    store(&mut table, (0..20).map(colliding));
+    let done = Progress { delivered: 20, committed: 20 };
+    (17..20).for_each(|n| assert_eq!(table.admit(colliding(n), done), Seen::Committed));
+    assert_eq!(table.evictions(), (17, 0));
+    check(&table);
+}
+
+#[test]
+fn in_a_flood_two_of_three_of_the_last_keys_that_fit_are_known() {
+    const KEYS: u64 = 10_000;
+    let mut table = table(KEYS as usize, 800_000);
+    store(&mut table, (0..10 * KEYS).map(spread));
+    let held = |n: &u64| table.locate(spread(*n)).is_some();
+    let known = (9 * KEYS..10 * KEYS).filter(held).count();
+    assert!(known >= 6_500, "{known}");
+}
+
+#[test]
+fn keys_handed_over_when_they_are_admitted_are_those_handed_over_later() {
+    let (mut at_once, mut later) = (table(1_024, 800), table(1_024, 800));
+    // Batches of 16 keys, of which each third was there before; what is two batches old is written.
+    for batch in 0..400u64 {
+        let pushed = batch * 16;
+        let progress = Progress { delivered: pushed, committed: pushed.saturating_sub(32) };
+        let beyond = Progress { delivered: pushed + 16, ..progress };
+        let keys = (0..16).map(|n| if n % 3 == 0 { spread(pushed.saturating_sub(n)) } else { spread(pushed + n) });
+        let (mut index, mut new) = (pushed, Vec::new());
+        for key in keys {
+            let is_new = at_once.admit_handed(key, beyond, index) == Seen::New;
+            assert_eq!(later.admit(key, progress) == Seen::New, is_new);
+            if is_new {
+                new.push(key);
+                index += 1;
+            }
+        }
+        (pushed..).zip(new).for_each(|(index, key)| later.hand_over(key, index));
+        at_once.advance(Nanos(batch * 7));
+        later.advance(Nanos(batch * 7));
+        check(&at_once);
+    }
+    assert_eq!(at_once.held(), later.held());
+}
+
+#[test]
 fn an_uncommitted_key_is_evicted_only_after_committed_ones() {
     let mut table = table(2, 800);
     let progress = Progress { delivered: 3, committed: 1 };

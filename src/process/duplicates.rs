@@ -29,6 +29,7 @@ use crate::process::identity::{DedupBy, Identity};
 use crate::process::outlet::Outlet;
 use crate::storage::dead_letter::Note;
 use crate::sys::clock::Nanos;
+use crate::sys::prefetch::prefetch_read;
 
 /// Keys of a batch, beside it: `None` for an event that nothing is compared with.
 pub(crate) type Keys = Vec<Option<DedupKey>>;
@@ -157,23 +158,31 @@ impl Duplicates {
     /// Keys first, then all prefetches in a row: a prefetch waits for its page walk, and walks overlap only where nothing much is between them
     /// (between the hashes they cost 40 ns an event).
     fn identify_all(&mut self, pool: &SharedPool, batch: &[Event], keys: &mut Keys, counters: &TierDedupCounters) -> bool {
+        let are_plain = fetch_ends(pool, batch);
+        if let (true, Some(table)) = (are_plain, &self.by_body) {
+            let mut lacked = 0;
+            keys.extend(batch.iter().map(|event| {
+                let (key, fell_back) = self.identity.of_payload(pool.payload(event), pool.header(event).topic_len);
+                lacked += u64::from(fell_back);
+                Some(key)
+            }));
+            keys.iter().flatten().for_each(|key| table.prefetch(*key));
+            counters.by_body.lookups.add(batch.len() as u64);
+            counters.by_body.fallbacks.add(lacked);
+            return false;
+        }
         let (mut keyed, mut by_body, mut fell_back) = (0, 0, 0);
-        keys.extend(batch.iter().map(|event| {
+        for event in batch {
             let is_keyed = pool.header(event).idempotency_key().is_some();
             let (key, lacked) = self.identify(pool, event);
             keyed += u64::from(is_keyed);
             by_body += u64::from(key.is_some() && !is_keyed);
             fell_back += u64::from(lacked);
-            key
-        }));
-        match &self.by_body {
-            Some(table) if keyed == 0 => keys.iter().flatten().for_each(|key| table.prefetch(*key)),
-            _ => {
-                for (event, key) in batch.iter().zip(keys.iter()) {
-                    if let Some(key) = key {
-                        self.table(pool.header(event).idempotency_key().is_some()).prefetch(*key);
-                    }
-                }
+            keys.push(key);
+        }
+        for (event, key) in batch.iter().zip(keys.iter()) {
+            if let Some(key) = key {
+                self.table(pool.header(event).idempotency_key().is_some()).prefetch(*key);
             }
         }
         counters.keyed.lookups.add(keyed);
@@ -208,6 +217,17 @@ impl Duplicates {
         }
         outlet.dead_letter(event, reason, note);
     }
+}
+
+/// Has the ends of a batch's payloads fetched, as far as they are beyond what [`SharedPool::prefetch`] has fetched. Returns whether no event has
+/// an idempotency key, or came in a session.
+fn fetch_ends(pool: &SharedPool, batch: &[Event]) -> bool {
+    let mut are_plain = true;
+    for event in batch {
+        are_plain &= pool.header(event).key.is_none();
+        pool.payload(event).last().into_iter().for_each(prefetch_read);
+    }
+    are_plain
 }
 
 /// Moves the new ones to the front, in their order; returns how many they are. `admit` is told which place an event gets if it is new.
