@@ -28,7 +28,7 @@
 //!   its push index are enough to tell. It is not evicted while a committed one in the probed buckets can be.
 //! - **D6** While the table holds fewer keys than its capacity (two of three places), a key is evicted only if all places of its
 //!   probed buckets are taken; there it is the oldest that goes: by its step, then by its push. From then on the oldest of the home bucket goes,
-//!   and the window is what [`Dedup::real_window`] says: two of three keys that came within it are there, as buckets fill unevenly.
+//!   and the window is what [`Dedup::real_window`] says. As buckets fill unevenly, nine of ten keys that came within that are there, of its first ones two of three.
 //!
 //! Of 100 keys that come to fill a table to its capacity, about 10 leave early with one bucket probed (of those that fill half of it, 2); with 16
 //! none until three quarters are full, then one in ten thousand.
