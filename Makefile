@@ -15,7 +15,7 @@ CUTS ?= 50
 # Preemptions that loom tries in each interleaving: 3 finds what is found in practice (loom's own advice is 2 to 3).
 LOOM_MAX_PREEMPTIONS ?= 3
 
-.PHONY: help run demo demo-overload examples test test-kill test-root test-vm replay large-log ack-latency bench fuzz loom lint doc clean deps
+.PHONY: help run demo demo-overload examples test test-kill test-root test-vm replay large-log ack-latency bench host-report fuzz loom lint doc clean deps
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ ack-latency: deps ## how long acks take at 10,000 events/s, beside what the disk
 
 bench: deps ## events per second, stored: engine on core 0, sender on core 1
 	bench-scripts/throughput.sh
+
+host-report: deps ## this host: limits, four scenarios, one page, in three minutes (to compare hosts and kernels)
+	bench-scripts/host-report.sh
 
 # Coverage instrumentation is all that libFuzzer needs, and stable rustc has it, so neither cargo-fuzz nor a nightly
 # toolchain is asked for. The codec is safe code: there is nothing for a sanitizer to see.

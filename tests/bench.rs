@@ -70,7 +70,13 @@ fn twenty_thousand_events_give_a_result_a_page_and_verdicts() {
     let path = folder.path().display().to_string();
     assert!(run(&["bench", "report", &path]).status.success());
     let page = files("report.html");
-    assert!(page.contains("<svg") && page.contains("Nothing was lost") && page.contains("share of the pipeline"));
+    for part in
+        ["<svg", "Nothing was lost", "share of the pipeline", "goes until it is handled", "as a share of the machine", "Noise: "]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    let taken = point["stages"].as_array().expect("stages").iter().find(|stage| stage["stage"] == "taken").expect("a stage");
+    assert_eq!(taken["tier"], "realtime", "its processor is the one that reads the clock then");
 
     // Beside itself nothing is worse; beside a run of half the throughput it is the other way round.
     assert!(run(&["bench", "compare", &path, &path]).status.success());

@@ -12,8 +12,6 @@ const ROW_HEIGHT: f64 = 26.0;
 const BAR_HEIGHT: f64 = 16.0;
 /// Under the rows: labels of ticks, and of the axis.
 const BOTTOM: f64 = 44.0;
-/// What the sum at the end of a row takes.
-const SUM_WIDTH: f64 = 74.0;
 
 /// A row.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +29,7 @@ pub(super) struct Bars {
     pub(super) unit: &'static str,
     /// Under the axis.
     pub(super) label: String,
-    /// Names of the parts. Those that are 0 in every row have no place in the legend.
+    /// Names of the parts; a single one is what the title says. Those that are 0 in every row have no place in the legend.
     pub(super) parts: Vec<&'static str>,
     pub(super) rows: Vec<Bar>,
 }
@@ -41,13 +39,16 @@ impl Bars {
     pub(super) fn svg(&self) -> String {
         let shown = (0..self.parts.len())
             .filter(|part| self.rows.iter().any(|row| row.values.get(*part).is_some_and(|value| *value > 0.0)));
-        let legend = legend_rows(shown.map(|part| (part, entry_width(self.parts[part]))));
+        let legend = match self.parts.len() {
+            0 | 1 => Vec::new(),
+            _ => legend_rows(shown.map(|part| (part, entry_width(self.parts[part])))),
+        };
         let top = TITLE_HEIGHT + legend.len() as f64 * LEGEND_ROW_HEIGHT + 8.0;
         let (left, bottom) = (self.left(), top + self.rows.len() as f64 * ROW_HEIGHT);
         let mut text = super::chart::open_svg(&self.title, bottom + BOTTOM);
         self.draw_legend(&mut text, &legend);
         let most = self.rows.iter().map(Bar::sum).fold(0.0, f64::max);
-        let scale = (WIDTH - left - RIGHT - SUM_WIDTH) / if most > 0.0 { most } else { 1.0 };
+        let scale = (WIDTH - left - RIGHT - self.sums_width()) / if most > 0.0 { most } else { 1.0 };
         for tick in linear_ticks(if most > 0.0 { most } else { 1.0 }) {
             let at = left + tick * scale;
             // Writing to a string can't fail.
@@ -74,6 +75,12 @@ impl Bars {
     fn left(&self) -> f64 {
         let longest = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         (longest as f64 * CHARACTER_WIDTH + 24.0).clamp(60.0, WIDTH / 2.0)
+    }
+
+    /// What the longest sum takes behind its bar.
+    fn sums_width(&self) -> f64 {
+        let longest = self.rows.iter().map(|row| readable(row.sum(), self.unit).chars().count()).max().unwrap_or(0);
+        longest as f64 * CHARACTER_WIDTH + 8.0
     }
 
     fn draw_legend(&self, text: &mut String, legend: &[Vec<usize>]) {

@@ -26,8 +26,9 @@ pub(super) fn of_document(document: &Document) -> Vec<String> {
     charts.extend(percentiles(document));
     charts.extend(document.points.iter().flat_map(over_time));
     charts.extend(cores_over_axis(document));
+    let rates = if document.axis.is_none() { rates_by_point(document) } else { Vec::new() };
     let bars = stages(document).into_iter().chain(cores(document));
-    charts.iter().map(Chart::svg).chain(bars.map(|bars| bars.svg())).collect()
+    rates.iter().map(Bars::svg).chain(charts.iter().map(Chart::svg)).chain(bars.map(|bars| bars.svg())).collect()
 }
 
 fn chart(title: impl Into<String>, x: Axis, y: Axis, lines: Vec<Line>) -> Chart {
@@ -77,7 +78,7 @@ fn label_of(unit: &str) -> &str {
     }
 }
 
-/// Rates, then times grouped by what is before the last comma of their names (`due to handled, p50` and `, p99` are one chart), then bytes.
+/// Rates, then times grouped by what is before the last comma of their names (`due to handled, p50` and `, p99` are one chart), then bytes and shares.
 fn sweeps(document: &Document, axis: &str) -> Vec<Chart> {
     let x = axis_of(document, axis);
     let knee = knee(document);
@@ -89,7 +90,7 @@ fn sweeps(document: &Document, axis: &str) -> Vec<Chart> {
         let y = Axis { label: label_of("events/s").to_owned(), unit: "events/s", scale, ticks: Vec::new() };
         charts.push(chart("Throughput", x.clone(), y, lines));
     }
-    for unit in ["ns", "bytes"] {
+    for unit in ["ns", "bytes", "share"] {
         let mut groups: Vec<(&str, Vec<Line>)> = Vec::new();
         for name in names_of(document, unit) {
             let (group, label) = name.rsplit_once(", ").unwrap_or((name, ""));
@@ -220,6 +221,23 @@ fn panel(point: &Point, timeline: &Timeline, name: &str, series: &[&Series]) -> 
 
 // -- bars --
 
+/// Points without an axis, side by side: a picture for each rate that several of them have.
+fn rates_by_point(document: &Document) -> Vec<Bars> {
+    let of_rate = |name: &str| {
+        let found = document.points.iter().filter_map(|point| Some((point, point.figures.get(name)?)));
+        let rows: Vec<Bar> =
+            found.map(|(point, figure)| Bar { name: point.name.clone(), values: vec![figure.median()] }).collect();
+        (rows.len() > 1).then(|| Bars {
+            title: capital(name),
+            unit: "events/s",
+            label: label_of("events/s").to_owned(),
+            parts: vec!["median"],
+            rows,
+        })
+    };
+    names_of(document, "events/s").into_iter().filter_map(of_rate).collect()
+}
+
 /// What happens to an event until it is handled, and the rest of its way.
 const TO_HANDLED: [Stage; 4] = [Stage::Received, Stage::Parsed, Stage::Taken, Stage::Handled];
 const TO_DURABLE: [Stage; 4] = [Stage::Handled, Stage::Staged, Stage::Written, Stage::Durable];
@@ -234,7 +252,7 @@ fn stages(document: &Document) -> Vec<Bars> {
         Bars {
             title: format!("Where an event's time goes until it is {}", half.0),
             unit: "ns",
-            label: "time".to_owned(),
+            label: "time since it was received, or written where that is known".to_owned(),
             parts: parts.to_vec(),
             rows: rows.into_iter().filter(|row| row.values.iter().sum::<f64>() > 0.0).collect(),
         }
@@ -369,6 +387,16 @@ mod tests {
         sweep.points[0].x = Some(0.0);
         assert_eq!(axis_of(&sweep, "silent connections").scale, Scale::Linear);
         assert!(of_document(&sweep).iter().all(|svg| !svg.contains("NaN") && !svg.contains("inf\"")));
+    }
+
+    #[test]
+    fn points_without_an_axis_stand_side_by_side() {
+        let mut document = Document { axis: None, ..sweep(3) };
+        let bars = rates_by_point(&document);
+        assert_eq!(bars.len(), 1, "`sent` is what was asked for");
+        assert_eq!((&*bars[0].title, bars[0].rows.len()), ("Stored, all", 3));
+        document.points.truncate(1);
+        assert!(rates_by_point(&document).is_empty());
     }
 
     #[test]

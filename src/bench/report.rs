@@ -6,7 +6,9 @@ use super::chart::escape;
 use super::document::{Document, Point};
 use super::figure::{Better, Figure, readable};
 use super::host::Host;
+use super::stages::{Quantile, Stage};
 use super::{palette, plots, shares};
+use crate::wire::Tier;
 
 /// The page.
 pub fn page(documents: &[Document]) -> String {
@@ -60,7 +62,7 @@ fn write_document(page: &mut String, document: &Document) {
     }
     let class = if document.noise.is_loud() { "bad" } else { "fact" };
     let _ = writeln!(page, "<p class={class}>Noise: {}.</p>", escape(&document.noise.to_string()));
-    plots::of_document(document).iter().for_each(|svg| page.push_str(svg));
+    let _ = writeln!(page, "<div class=plots>{}</div>", plots::of_document(document).concat());
     write_shares(page, document);
     document.points.iter().for_each(|point| write_point(page, point));
     write_facts(page, document);
@@ -105,6 +107,7 @@ fn write_point(page: &mut String, point: &Point) {
         let _ = write!(page, "<tr{class}><td>{}</td>{cells}{}</tr>", escape(&figure.name), known(figure, is_known));
     }
     page.push_str("</table>\n");
+    write_stages(page, point);
     if !point.expectations.is_empty() {
         page.push_str("<table><tr><th></th><th>expected</th><th>was</th></tr>");
         for expectation in &point.expectations {
@@ -117,6 +120,28 @@ fn write_point(page: &mut String, point: &Point) {
     for loss in &point.losses {
         let _ = write!(page, "<p class=bad>Loss: {}.</p>", escape(loss));
     }
+}
+
+/// The stages as figures: pictures have one scale, on which the short ones are not to be seen.
+fn write_stages(page: &mut String, point: &Point) {
+    if point.stages.is_empty() {
+        return;
+    }
+    let heads: String = Stage::ALL.iter().map(|stage| format!("<th>{}</th>", stage.work())).collect();
+    let _ = write!(page, "<table><tr><th>what each stage took</th>{heads}</tr>");
+    let rows = Tier::ALL.into_iter().flat_map(|tier| [(tier, "p50", Quantile::P50), (tier, "p99", Quantile::P99)]);
+    for (tier, name, quantile) in rows {
+        let spans = point.stages.spans(tier.name(), &Stage::ALL, quantile);
+        let cell = |(stage, took): (&Stage, f64)| match point.stages.end(tier.name(), *stage, quantile) {
+            Some(_) => format!("<td class=n>{}</td>", escape(&readable(took, "ns"))),
+            None => "<td></td>".to_owned(),
+        };
+        if point.stages.end(tier.name(), Stage::Handled, quantile).is_some() {
+            let cells: String = Stage::ALL.iter().zip(spans).map(cell).collect();
+            let _ = write!(page, "<tr><td>{} {name}</td>{cells}</tr>", tier.name());
+        }
+    }
+    page.push_str("</table>\n");
 }
 
 fn known(figure: &Figure, is_known: bool) -> String {
@@ -144,11 +169,12 @@ fn write_facts(page: &mut String, document: &Document) {
 const HEAD: &str = "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width\">
 <title>eventstream bench</title><style>
 :root{color-scheme:light dark}
-body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
+body{font:15px/1.5 sans-serif;max-width:1560px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 table{border-collapse:collapse;margin:.5em 0 1em;display:block;overflow-x:auto}
 td,th{padding:.2em .8em;text-align:left;vertical-align:top;border-bottom:1px solid #ddd}
 th{font-weight:600;color:#555}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.fact,.fact td{color:#666}
-.good{color:#007a3d}.bad{color:#b00020;font-weight:bold}svg{max-width:100%;height:auto;display:block;margin:1em 0}
+.good{color:#007a3d}.bad{color:#b00020;font-weight:bold}
+.plots{display:flex;flex-wrap:wrap;align-items:flex-start;gap:.5em 1.5em}svg{max-width:100%;height:auto}
 h2{border-top:2px solid #ccc;padding-top:1em;margin-top:2em}summary{cursor:pointer;color:#555}
 @media (prefers-color-scheme:dark){body{color:#ececec;background:#16181b}td,th{border-color:#33373c}th,summary{color:#b4b8bd}
 .fact,.fact td{color:#9aa0a6}.good{color:#5fd08f}.bad{color:#ff7b8a}h2{border-color:#444a50}a{color:#7cc0ff}}
@@ -199,6 +225,7 @@ mod tests {
             "threads took of a core",
             "as a share of the machine",
             "Noise: ",
+            "<td>realtime p50</td><td></td><td class=n>300.0 ns</td><td></td><td class=n>600.0 ns</td>",
         ] {
             assert!(page.contains(part), "{part}");
         }

@@ -18,7 +18,8 @@ pub enum Stage {
     Received,
     /// It is an event in its lane, and so is everything that came with it.
     Parsed,
-    /// Its processor has taken it.
+    /// Its processor has taken it. Known of REALTIME only, whose processor reads the clock then; of the others the queue is part of what
+    /// follows.
     Taken,
     /// Its handlers are done.
     Handled,
@@ -52,7 +53,7 @@ impl Stage {
     fn histogram(self, tier: Tier) -> Option<String> {
         let ending = match self {
             Stage::Received => return None,
-            // A turn parses for all tiers.
+            // A turn parses for all tiers at once.
             Stage::Parsed => return Some("parsed".to_owned()),
             Stage::Taken => "_taken",
             Stage::Handled => "",

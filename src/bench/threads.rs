@@ -150,8 +150,15 @@ pub(super) mod tests {
     #[test]
     fn threads_of_this_process_are_found_by_their_names() {
         let (tell, told) = std::sync::mpsc::channel::<()>();
+        let (here, is_here) = std::sync::mpsc::channel();
         let named = std::thread::Builder::new().name("a-name".into());
-        let waiting = named.spawn(move || told.recv()).expect("a thread");
+        let waiting = named.spawn(move || {
+            // By now it has its name.
+            here.send(()).expect("somebody waits");
+            told.recv()
+        });
+        let waiting = waiting.expect("a thread");
+        is_here.recv().expect("it starts");
         let times = ThreadTimes::of(std::process::id());
         assert!(times.0.iter().any(|times| times.name == "a-name"), "{times:?}");
         drop(tell);

@@ -316,7 +316,9 @@ impl Builder<'_> {
             sessions,
         };
         let options = options::reactor(self.parts.config, self.parts.features);
-        Ok(AnyAgent::Reactor(Box::new(Reactor::new(options, wiring))))
+        let agent = Reactor::new(options, wiring);
+        self.view.latencies.push(("parsed", agent.parsed_latency()));
+        Ok(AnyAgent::Reactor(Box::new(agent)))
     }
 
     /// Whoever wants to know that events are there for a tier's processor, on another thread.
@@ -410,7 +412,7 @@ impl Builder<'_> {
         let wiring = self.processor(Tier::Realtime, runner);
         let agent = Realtime::new(options::realtime(self.parts.config), handlers, wiring)
             .map_err(|error| EngineError::io("start the helper of REALTIME", error))?;
-        self.view.latencies.push(("realtime", agent.latency()));
+        self.view.latencies.extend([("realtime", agent.latency()), ("realtime_taken", agent.taken_latency())]);
         self.realtime = Some(agent.latency());
         self.view.measured.extend(agent.measured());
         health.extend(agent.health().iter().cloned());

@@ -13,6 +13,7 @@ use super::udp::Udp;
 use crate::agent::{Agent, Context, Holding, Work};
 use crate::bus::{Dispatch, TierSender};
 use crate::control::{NodeGate, ShedByClass};
+use crate::metrics::latency::{LatencyRecorder, LatencyShared};
 use crate::metrics::ledger::LedgerCells;
 use crate::pool::{PoolOwner, SlotClass};
 use crate::storage::dead_letter::DeadLetterSender;
@@ -143,6 +144,11 @@ pub struct Reactor {
     strays_closing: u32,
     stray_number: u32,
     completions_done: u32,
+    /// When this turn's bytes were received: one reading of the clock for all of them.
+    received_at: Option<Nanos>,
+    /// From there to when all of them are events in their lanes.
+    parsed: LatencyRecorder,
+    parsed_shared: Arc<LatencyShared>,
     is_starved_announced: bool,
     /// Bytes of parked data to take per poll: as many as are on offer.
     resume_budget_bytes: usize,
@@ -186,6 +192,7 @@ impl Reactor {
         let tcp = Tcp::new(&options, &pool, sessions, Arc::clone(&counters));
         let udp = Udp::new(&options, &udp_sockets, Arc::clone(&counters));
         let wired = (dispatch, tiers, ledger, shed, dead_letters);
+        let (parsed, parsed_shared) = LatencyRecorder::new();
         Self {
             intake: Intake::new(pool, options.limits, options.tcp_flow_control, wired, id_base),
             acceptor: Acceptor::new(listener, Arc::clone(&counters)),
@@ -197,10 +204,19 @@ impl Reactor {
             strays_closing: 0,
             stray_number: 0,
             completions_done: 0,
+            received_at: None,
+            parsed,
+            parsed_shared,
             is_starved_announced: false,
             resume_budget_bytes: usize::from(options.tcp_chunks_offered) * chunk_bytes,
             options,
         }
+    }
+
+    /// How long it takes from the receipt of bytes until all that came with them are events in their lanes, `latency_ns_parsed`: one value a
+    /// turn, handed over by a later turn with events, or at the end of the drain.
+    pub fn parsed_latency(&self) -> Arc<LatencyShared> {
+        self.parsed_shared.clone()
     }
 
     /// The part of the pool it owns, for gauges.
@@ -252,6 +268,7 @@ impl Reactor {
             // I7: no receive is in flight and none will be armed, so no operation can pick these buffers any more.
             self.intake.pool.take_back_all();
             self.tcp.sessions.publish_latency();
+            self.parsed.publish();
             self.phase = Phase::Drained;
         }
     }
@@ -269,6 +286,15 @@ impl Reactor {
             }
             Phase::Telling { since } => Some(since + self.options.drain_read_max),
             _ => None,
+        }
+    }
+
+    /// Notes how long the parsing of this turn took. Parsing is done where completions are handled, and the poll after it has a reading of the
+    /// clock of its own: the distance costs nothing but the record.
+    fn note_parsed(&mut self, now: Nanos) {
+        if let Some(received_at) = self.received_at.take().filter(|_| self.intake.events_done > 0) {
+            self.parsed.record(now.since(received_at));
+            self.parsed.publish_if_due(now);
         }
     }
 
@@ -323,8 +349,14 @@ impl<R: Ring> Agent<R> for Reactor {
     fn complete(&mut self, completion: Completion, ctx: &mut Context<'_, R>) {
         self.completions_done += 1;
         match completion.token.kind() {
-            kind::RECEIVE => self.tcp.received(completion, &mut self.intake, ctx),
-            kind::MESSAGE => self.udp.received(completion, &mut self.intake, ctx),
+            kind::RECEIVE => {
+                self.received_at.get_or_insert(ctx.now);
+                self.tcp.received(completion, &mut self.intake, ctx);
+            }
+            kind::MESSAGE => {
+                self.received_at.get_or_insert(ctx.now);
+                self.udp.received(completion, &mut self.intake, ctx);
+            }
             kind::ACCEPT => {
                 if let Some(accepted) = self.acceptor.completed(&completion, ctx) {
                     self.adopt(&accepted, ctx);
@@ -344,6 +376,7 @@ impl<R: Ring> Agent<R> for Reactor {
         if self.phase == Phase::Drained {
             return Work::IDLE;
         }
+        self.note_parsed(ctx.now);
         self.intake.pool.collect();
         self.intake.gate = self.gate.read();
         self.intake.dead_letters.refill_samples(ctx.now);

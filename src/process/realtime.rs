@@ -113,7 +113,7 @@ impl Realtime {
             can_be_woken,
             health,
             counters,
-            latency: HandledLatency::new(),
+            latency: HandledLatency::with_taken(),
             batch: Vec::with_capacity(POLL_EVENTS_MAX),
             keys: Vec::with_capacity(POLL_EVENTS_MAX),
             panicked: Vec::with_capacity(POLL_EVENTS_MAX),
@@ -125,6 +125,11 @@ impl Realtime {
     /// Latency from receive to handled, `latency_ns_realtime`.
     pub fn latency(&self) -> Arc<LatencyShared> {
         self.latency.shared()
+    }
+
+    /// Latency from receive to taken, `latency_ns_realtime_taken`.
+    pub fn taken_latency(&self) -> Arc<LatencyShared> {
+        self.latency.taken().expect("made with it")
     }
 
     /// How its handlers fare.
@@ -174,6 +179,7 @@ impl Realtime {
             return taken;
         }
         let taken_at = clock.now();
+        self.latency.record_taken(self.pool.header(&batch[0]).received_at, taken_at);
         let handled_at = self.run_inline(&batch, taken_at, clock);
         for (place, event) in batch.drain(..).enumerate() {
             if let Some((_, error)) = self.panicked.iter().find(|(panicked, _)| *panicked == place) {

@@ -8,6 +8,7 @@ use super::{CommandError, connections, failed, on_sender_core};
 use crate::bench::ceiling::{FrameShape, Inflow, names};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
+use crate::bench::shares;
 use crate::bench::threads::ThreadTimes;
 use crate::commands::send::{self, BodySizes, Plan, SendCommand, SendSummary};
 use crate::metrics::status::{StatusDocument, Terms};
@@ -134,11 +135,21 @@ pub(super) fn repeat(bench: &mut Bench, load: &Load, point: &mut Point) -> Resul
     let _ = std::fs::remove_dir_all(&data);
 
     let figures = &mut point.figures;
-    figures.note("stored", "events/s", Better::Higher, rate);
+    figures.note(shares::names::STORED, "events/s", Better::Higher, rate);
     figures.note(names::PIPELINE, "events/s", Better::Neither, ceiling);
     figures.note("share of the pipeline", "share", Better::Higher, rate / ceiling.max(1.0));
     let cpu_ns = taken.cpu_ns.saturating_sub(before.cpu_ns) as f64 / stored.max(1) as f64;
-    figures.note("CPU of the engine for each event", "ns", Better::Lower, cpu_ns);
+    figures.note(shares::names::CPU, "ns", Better::Lower, cpu_ns);
+    let log_bytes = status.metrics.get("log_bytes_written").copied().unwrap_or(0);
+    if log_bytes > 0 {
+        // The bytes of an event, at the pace of events: to hold against what the disk takes.
+        figures.note(
+            shares::names::LOG,
+            "GB/s",
+            Better::Higher,
+            log_bytes as f64 / done(&status.total).max(1) as f64 * rate / 1e9,
+        );
+    }
     note_latencies(&status, figures);
     point.losses.extend(bench.losses(losses));
     Ok(Outcome { per_second: rate, cpu_ns, sent })
