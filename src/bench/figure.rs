@@ -117,7 +117,7 @@ pub fn readable(value: f64, unit: &str) -> String {
         "ns" if value >= 1e3 => format!("{:.2} µs", value / 1e3),
         "ns" => format!("{value:.1} ns"),
         "share" => format!("{value:.3}"),
-        "events/s" | "1/s" | "bytes" => format!("{} {unit}", short(value)),
+        "events/s" | "1/s" | "bytes" | "datagrams" | "times" => format!("{} {unit}", short(value)),
         _ => format!("{value:.2} {unit}"),
     }
 }

@@ -40,9 +40,8 @@ impl Looks {
         let level = |status: &StatusDocument| Level::ALL.iter().position(|level| level.name() == status.level).unwrap_or(0);
         let levels = self.statuses.iter().map(|status| level(status) as u8).collect();
         let mut timeline = Timeline { seconds: self.seconds.clone(), levels, ..Timeline::default() };
-        let rates: [(&str, fn(&Terms) -> u64); 2] =
-            [("received", |total| total.received), ("stored", |total| total.stored + total.handled)];
-        for (name, count) in rates {
+        let stored = |total: &Terms| total.stored + total.handled;
+        for (name, count) in [("received", (|total| total.received) as fn(&Terms) -> u64), ("stored", stored)] {
             timeline.push(panels::THROUGHPUT, name, "events/s", self.rates(|status| count(&status.total)));
         }
         for (tier, gauge) in DEPTHS {

@@ -78,15 +78,15 @@ pub(super) fn open_silent(engine: &EngineChild, count: usize) -> Result<Vec<TcpS
     let opened: std::io::Result<Vec<_>> = (0..count).map(|_| TcpStream::connect(engine.tcp)).collect();
     let opened = opened.map_err(|error| refused(error.to_string()))?;
     let give_up = Instant::now() + ACCEPT_PATIENCE;
-    while count > 0 {
-        let accepted = engine.status()?.connections;
+    loop {
+        // Of none nobody has to be asked.
+        let accepted = if count > 0 { engine.status()?.connections } else { 0 };
         if accepted >= count as u64 {
-            break;
+            return Ok(opened);
         }
         if Instant::now() >= give_up {
             return Err(refused(format!("the engine has accepted {accepted} within {ACCEPT_PATIENCE:?}")));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(opened)
 }

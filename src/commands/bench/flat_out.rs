@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::child::EngineChild;
 use super::run::{Bench, RunCommand, point};
-use super::{CommandError, connections, failed};
+use super::{CommandError, connections, failed, on_sender_core};
 use crate::bench::ceiling::{FrameShape, Inflow, names};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
@@ -13,7 +13,6 @@ use crate::bench::threads::ThreadTimes;
 use crate::commands::send::{self, BodySizes, Plan, SendCommand, SendSummary};
 use crate::metrics::status::{StatusDocument, Terms};
 use crate::sys::clock::Nanos;
-use crate::sys::process::pin_current_thread;
 use crate::wire::Tier;
 
 /// How long the ceiling pipeline runs in each repeat, at most.
@@ -121,7 +120,7 @@ pub(super) fn repeat(bench: &mut Bench, load: &Load, point: &mut Point) -> Resul
     let silent = connections::open_silent(&engine, load.silent_connections)?;
     let (before, threads_before) = (engine.taken(), ThreadTimes::of(engine.id()));
     let began = Instant::now();
-    let sent = send_from(bench.layout.sender_cpu, &load.plan(engine.tcp)?)?;
+    let sent = send_all(bench, &load.plan(engine.tcp)?)?;
     let (stored, took) = look(&engine, began, sent.sent.events())?;
     let (rate, taken) = (stored as f64 / took.as_secs_f64(), engine.taken());
     point.threads.note(&threads_before, &ThreadTimes::of(engine.id()), took);
@@ -174,17 +173,12 @@ fn done(terms: &Terms) -> u64 {
     terms.stored + terms.handled
 }
 
-/// Sends from threads on that core.
-pub(super) fn send_from(cpu: Option<u32>, plan: &Plan) -> Result<SendSummary, CommandError> {
-    let sent = std::thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            // The sender's threads inherit it. Best effort: with one CPU there is nothing to choose.
-            let _ = cpu.map(pin_current_thread);
-            send::send(plan)
-        });
-        sender.join().expect("the sender does not panic")
-    });
-    sent.map_err(|error| failed(&error))
+/// Sends from threads on the sender's core.
+///
+/// # Errors
+/// A sender that can't send.
+pub(super) fn send_all(bench: &Bench, plan: &Plan) -> Result<SendSummary, CommandError> {
+    on_sender_core(bench.layout, || send::send(plan)).map_err(|error| failed(&error))
 }
 
 /// Waits until the engine has done with all that was sent, and its latencies are handed over; what became of the events else.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::child::EngineChild;
 use super::flat_out::{losses, settle};
 use super::run::{Bench, RunCommand, point, with_flag};
-use super::{CommandError, ExitStatus, failed};
+use super::{CommandError, ExitStatus, failed, on_sender_core};
 use crate::bench::ceiling::{Drained, Inbound, queued_bytes};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
@@ -157,19 +157,6 @@ fn sender_failed(error: &io::Error) -> CommandError {
     CommandError::new(ExitStatus::Environment, "datagrams can't be sent", error.to_string(), fix)
 }
 
-/// Runs on the sender's core.
-fn from_sender_core<T: Send>(bench: &Bench, work: impl FnOnce() -> T + Send) -> T {
-    let cpu = bench.layout.sender_cpu;
-    std::thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            // Best effort: with one CPU there is nothing to choose.
-            let _ = cpu.map(pin_current_thread);
-            work()
-        });
-        sending.join().expect("the sender does not panic")
-    })
-}
-
 fn from_filled_queue(bench: &mut Bench, generate: &Generate, way: Way, point: &mut Point) -> Result<(), CommandError> {
     let gro = way == Way::Aggregated;
     let mut sender = Sender::open(generate, way).map_err(|error| sender_failed(&error))?;
@@ -191,7 +178,7 @@ fn from_filled_queue(bench: &mut Bench, generate: &Generate, way: Way, point: &m
     let mut cpu_ns = 0;
     for round in 0..=ROUNDS {
         stop_still(&engine)?;
-        let sent = from_sender_core(bench, || sender.fill(engine.udp, bare.queue_bytes));
+        let sent = on_sender_core(bench.layout, || sender.fill(engine.udp, bare.queue_bytes));
         let (before, began) = (engine.taken(), Instant::now());
         resume(engine.id());
         let bytes = sent.map_err(|error| sender_failed(&error))?;
@@ -273,7 +260,8 @@ fn at_rate(
     let engine = EngineChild::start(bench.layout.engine_cpu, &data, &with_flag(&bench.flags, "udp-gro", "on"))?;
     let mut sender = Sender::open(generate, Way::Aggregated).map_err(|error| sender_failed(&error))?;
     let (before, span) = (engine.taken(), bench.each.min(STEP_AT_MOST));
-    let took = from_sender_core(bench, || sender.pace(engine.udp, per_second, span)).map_err(|error| sender_failed(&error))?;
+    let took =
+        on_sender_core(bench.layout, || sender.pace(engine.udp, per_second, span)).map_err(|error| sender_failed(&error))?;
     std::thread::sleep(REST);
     let cpu_ns = engine.taken().cpu_ns.saturating_sub(before.cpu_ns) as f64 / sender.sent.max(1) as f64;
     let give_up = Instant::now() + STEP_PATIENCE;

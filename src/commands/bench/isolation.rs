@@ -15,7 +15,7 @@ use super::flood::{Flood, Tap};
 use super::open_loop::engine_config;
 use super::probe::{Arrivals, Probe, ProbeHandler, arrivals};
 use super::run::{Bench, RunCommand, point};
-use super::{CommandError, ExitStatus};
+use super::{CommandError, ExitStatus, on_sender_core};
 use crate::bench::curve::{Curve, histogram};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
@@ -245,15 +245,18 @@ fn run(bench: &mut Bench, trouble: &Trouble, probes: u64, point: &mut Point) -> 
     };
     let senders = Senders::start(&mut engine, tcp, udp, trouble, probes, bench.layout.sender_cpu).map_err(failed)?;
 
-    std::thread::sleep(WARM_UP.min(bench.each));
-    Latencies::new().take(&arrivals);
+    let telemetry = engine.telemetry().clone();
     let mut latencies = Latencies::new();
-    let (before, began) = (engine.telemetry().read(HostClock.now()), Instant::now());
-    while began.elapsed() < bench.each {
-        std::thread::sleep(LOOK_EVERY.min(bench.each));
-        latencies.take(&arrivals);
-    }
-    let (after, took) = (engine.telemetry().read(HostClock.now()), began.elapsed());
+    let (before, after, took) = on_sender_core(bench.layout, || {
+        std::thread::sleep(WARM_UP.min(bench.each));
+        Latencies::new().take(&arrivals);
+        let (before, began) = (telemetry.read(HostClock.now()), Instant::now());
+        while began.elapsed() < bench.each {
+            std::thread::sleep(LOOK_EVERY.min(bench.each));
+            latencies.take(&arrivals);
+        }
+        (before, telemetry.read(HostClock.now()), began.elapsed())
+    });
 
     hurries.store(true, Ordering::Relaxed);
     let realtime_sent = senders.finish().map_err(failed)?;
@@ -261,13 +264,19 @@ fn run(bench: &mut Bench, trouble: &Trouble, probes: u64, point: &mut Point) -> 
     let _ = std::fs::remove_dir_all(&data);
     point.losses.extend(bench.losses(losses(&account, realtime_sent)));
     note(&mut point.figures, &latencies, (&before, &after), took);
-    let others_drops = kernel_drops(&account, "rest");
-    point.figures.note(
-        "datagrams that the kernel dropped at the other socket",
-        "datagrams",
-        Better::Neither,
-        others_drops as f64,
-    );
+    // Whether the trouble was there at all.
+    let figures = &mut point.figures;
+    if trouble.manner == Manner::Panics {
+        figures.note("handlers that panicked", "times", Better::Neither, after.sum("handler_panics") as f64);
+    }
+    if trouble.manner == Manner::InlineFor50Micros {
+        let over = after.by_label("handler_over_budget", "handler").get("inline-50us").copied().unwrap_or(0);
+        figures.note("batches of an inline handler over its budget", "times", Better::Neither, over as f64);
+    }
+    if trouble.udp_flood {
+        let dropped = kernel_drops(&account, "rest");
+        figures.note("dropped by the kernel at the other socket", "datagrams", Better::Neither, dropped as f64);
+    }
     Ok(latencies)
 }
 
@@ -301,7 +310,4 @@ fn note(figures: &mut Figures, latencies: &Latencies, (before, after): (&Snapsho
     }
     let stored = |snapshot: &Snapshot| snapshot.ledger.total().stored;
     figures.note("stored", "events/s", Better::Neither, (stored(after) - stored(before)) as f64 / took.as_secs_f64());
-    figures.note("handlers that panicked", "times", Better::Neither, after.sum("handler_panics") as f64);
-    let over = after.by_label("handler_over_budget", "handler").get("inline-50us").copied().unwrap_or(0);
-    figures.note("batches of an inline handler over its budget", "times", Better::Neither, over as f64);
 }

@@ -81,7 +81,7 @@ fn stages(
         let mut load = command.load(&bench.flags);
         load.send.generate = Some(end - begin);
         let (before, began) = (engine.taken(), Instant::now());
-        flat_out::send_from(bench.layout.sender_cpu, &load.plan(engine.tcp)?)?;
+        flat_out::send_all(bench, &load.plan(engine.tcp)?)?;
         let (stored, took) = flat_out::look(engine, began, *end)?;
         let taken = engine.taken();
         let events = (stored.saturating_sub(begin)).max(1) as f64;

@@ -48,7 +48,7 @@ use crate::bench::host::Host;
 use crate::bench::noise::{CpuTicks, Noise};
 use crate::bench::report;
 use crate::sys::clock::Nanos;
-use crate::sys::process::{allowed_cpus, raise_descriptor_limit};
+use crate::sys::process::{allowed_cpus, pin_current_thread, raise_descriptor_limit};
 
 /// How long a jitter probe looks.
 const JITTER_PROBE: Nanos = Nanos::from_millis(500);
@@ -63,6 +63,7 @@ pub struct BenchCommand {
 
 #[derive(FromArgs, Debug)]
 #[argh(subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is moved once")]
 enum Action {
     Ceiling(CeilingCommand),
     Run(run::RunCommand),
@@ -141,6 +142,18 @@ fn layout(engine_core: u32, sender_core: u32) -> Result<(Layout, Option<String>)
         format!("there is no core {sender_core} for the sender alone: it shares the engine's, and figures are those of sharing")
     });
     Ok((Layout { engine_cpu: engine_core, sender_cpu }, warning))
+}
+
+/// Runs on a thread of its own on the sender's core: senders, and whoever looks at an engine inside this process, whose core would miss it.
+fn on_sender_core<T: Send>(layout: Layout, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            // Threads that it starts inherit it. Best effort: with one CPU there is nothing to choose.
+            let _ = layout.sender_cpu.map(pin_current_thread);
+            work()
+        });
+        pinned.join().expect("a sender does not panic")
+    })
 }
 
 /// A folder for data, removed at the end.

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use super::flat_out::losses;
 use super::run::Bench;
 use super::sender::{OpenLoop, Sent, TOPIC, send, stamps};
-use super::{CommandError, failed};
+use super::{CommandError, failed, on_sender_core};
 use crate::bench::curve::{Curve, histogram};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
@@ -24,7 +24,6 @@ use crate::metrics::status::StatusDocument;
 use crate::pool::EventView;
 use crate::process::{AlertHandler, HandlerMode};
 use crate::sys::clock::{Clock, HostClock};
-use crate::sys::process::pin_current_thread;
 use crate::wire::Tier;
 
 /// What a handler measured.
@@ -115,16 +114,8 @@ pub(super) fn repeat(bench: &Bench, plan: &OpenLoop, merged: &mut Merged, point:
     };
     let (engine, start) = Engine::builder().config(engine_config(bench, data.clone())).alert_handler(watch).start()?;
     let address = start.tcp.expect("configured");
-    let cpu = bench.layout.sender_cpu;
     let (threads_before, began) = (ThreadTimes::of(std::process::id()), Instant::now());
-    let sent = std::thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            // Best effort: with one CPU there is nothing to choose.
-            let _ = cpu.map(pin_current_thread);
-            send(address, plan)
-        });
-        sender.join().expect("the sender does not panic")
-    });
+    let sent = on_sender_core(bench.layout, || send(address, plan));
     let (threads, spanned) = (ThreadTimes::of(std::process::id()), began.elapsed());
     point.threads.note(&threads_before, &threads, spanned);
     let telemetry = engine.telemetry().clone();

@@ -53,7 +53,7 @@ measuring_command! {
         /// seconds of what is not flat out, for each point and repeat; a second of it, at most, for the ceiling pipeline (default: 2)
         #[argh(option, default = "2.0")]
         seconds: f64,
-        /// events of a run that is flat out (default: by their size, 800 MB of frames and ten million at most; of long 50 million)
+        /// events of a run that is flat out (default: by their size, 800 MB of frames and ten million at most; of sessions 2 million, of long 50 million)
         #[argh(option)]
         pub(super) events: Option<u64>,
         /// bytes of a body (default: 64); or sizes with their shares, such as 64:90,1024:9,16384:1

@@ -10,16 +10,17 @@ use hdrhistogram::Histogram;
 use super::child::EngineChild;
 use super::flat_out::{self, Load};
 use super::run::{Bench, RunCommand, STEADY_RATE, point};
-use super::{CommandError, ExitStatus, failed};
+use super::{CommandError, ExitStatus, failed, on_sender_core};
 use crate::bench::curve::Curve;
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures, readable};
 use crate::client::{AckLevel, ClientOptions, Producer, SendRefusal, Statistics};
 use crate::commands::send::SendCommand;
 use crate::storage::appender::Durability;
-use crate::sys::process::pin_current_thread;
 use crate::wire::Priority;
 
+/// Events of a run that is flat out.
+const EVENTS_BY_DEFAULT: u64 = 2_000_000;
 /// The topic of events at a steady rate.
 const TOPIC: &str = "bench/session";
 /// Bytes of their bodies.
@@ -87,7 +88,8 @@ pub(super) fn measure(command: &RunCommand, bench: &mut Bench) -> Result<Vec<Poi
         }
         for (level, [flat, steady]) in &mut timed {
             let load = command.load(&bench.flags);
-            let send = SendCommand { session: true, ack: Some(*level), ..load.send };
+            let generate = Some(command.events.unwrap_or(EVENTS_BY_DEFAULT));
+            let send = SendCommand { session: true, ack: Some(*level), generate, ..load.send };
             flat_out(bench, &Load { send, ..load }, flat)?;
             at_rate(bench, *level, rate, steady)?;
         }
@@ -110,16 +112,9 @@ fn flat_out(bench: &mut Bench, load: &Load, timed: &mut Timed) -> Result<(), Com
 fn at_rate(bench: &mut Bench, level: AckLevel, per_second: u64, timed: &mut Timed) -> Result<(), CommandError> {
     let data = bench.engine_data();
     let engine = EngineChild::start(bench.layout.engine_cpu, &data, &bench.flags)?;
-    let (cpu, span, address) = (bench.layout.sender_cpu, bench.each, engine.tcp);
-    let sending = std::thread::spawn(move || {
-        // The client's threads inherit it. Best effort: with one CPU there is nothing to choose.
-        let _ = cpu.map(pin_current_thread);
-        send(address, level, per_second, span)
-    });
-    let (due, statistics) = sending
-        .join()
-        .expect("the sender does not panic")
-        .map_err(|cause| CommandError::new(ExitStatus::Runtime, "the session ended", cause, "look at what the engine said"))?;
+    let sent = on_sender_core(bench.layout, || send(engine.tcp, level, per_second, bench.each));
+    let (due, statistics) =
+        sent.map_err(|cause| CommandError::new(ExitStatus::Runtime, "the session ended", cause, "look at what the engine said"))?;
     let (_, mut losses) = flat_out::settle(&engine, due)?;
     losses.extend((statistics.acked < due).then(|| format!("{} of {due} events were acknowledged", statistics.acked)));
     losses.extend(engine.stop()?);

@@ -24,7 +24,7 @@ use super::flood::{Flood, Tap};
 use super::open_loop::engine_config;
 use super::probe::{Probe, ProbeHandler, arrivals};
 use super::run::{Bench, RunCommand, point};
-use super::{CommandError, ExitStatus};
+use super::{CommandError, ExitStatus, on_sender_core};
 use crate::bench::curve::{Curve, histogram};
 use crate::bench::document::Point;
 use crate::bench::figure::{Better, Figures};
@@ -179,8 +179,10 @@ fn run(bench: &mut Bench, probes: u64, whole: &mut Point, phases: &mut [(Point, 
     let probe = Probe::start(tcp, probes, cpu).map_err(failed)?;
     let mut observer = Observer::new(arrivals);
     let pace = bench.each.as_secs_f64() / SECONDS_AS_WRITTEN;
-    let latencies: Vec<PhaseLatency> =
-        PHASES.iter().map(|phase| run_phase(phase, pace, &mut floods, &mut engine, &mut observer)).collect();
+    // A look takes half a millisecond.
+    let latencies: Vec<PhaseLatency> = on_sender_core(bench.layout, || {
+        PHASES.iter().map(|phase| run_phase(phase, pace, &mut floods, &mut engine, &mut observer)).collect()
+    });
     let probes = probe.finish().map_err(failed)?;
     let sent = Sent { probes, ..floods.finish().map_err(failed)? };
     let account = engine.stop();
