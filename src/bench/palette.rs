@@ -22,13 +22,13 @@ const fn color(class: &'static str, day: &'static str, night: &'static str) -> C
 /// Of lines and bars. Told apart by colour-blind eyes too: by day those of Okabe and Ito (2008), yellow left out, and ink; by night the same
 /// hues, light enough for the dark.
 pub(super) const LINES: [Color; 7] = [
-    color("c0", "#0072b2", "#4da3e0"),
-    color("c1", "#d55e00", "#f0813a"),
-    color("c2", "#009e73", "#2fc79a"),
-    color("c3", "#cc79a7", "#e0a3c6"),
-    color("c4", "#e69f00", "#f2c14e"),
-    color("c5", "#56b4e9", "#a6dcff"),
-    color("c6", "#333333", "#e8e8e8"),
+    color("c0", "#0072b2", "#3f8fd6"),
+    color("c1", "#d55e00", "#e8743b"),
+    color("c2", "#009e73", "#2bbf8f"),
+    color("c3", "#cc79a7", "#d88ab8"),
+    color("c4", "#e69f00", "#f5cf5a"),
+    color("c5", "#56b4e9", "#8fd0ff"),
+    color("c6", "#333333", "#ffffff"),
 ];
 
 /// Behind everything, by level.
