@@ -1,8 +1,8 @@
 //! Instructions of a pass, counted by callgrind, which runs this program once more.
 //!
 //! ```text
-//! this process: valgrind this-program --count ──► for each row:  a pass to warm up │ begin_row: a file │ a pass │ end_row: a file
-//!                                                 only what is inside of `rig::measured` is counted: the second file of each row
+//! this process: valgrind this-program --count ──► for each row:  a pass to warm up │ begin_row: zero │ a pass │ end_row: dump
+//!                                                 only what is inside of `rig::measured` is counted ──► a file a row, in their order
 //! ```
 
 use std::fmt;
@@ -39,13 +39,13 @@ impl fmt::Display for CountRefusal {
     }
 }
 
-/// Callgrind's mark: what was counted until here goes to a file. (Told to begin at zero, 3.19 does not.)
+/// Callgrind's mark: counts begin at zero.
 #[inline(never)]
 fn begin_row() {
     black_box(0);
 }
 
-/// Callgrind's mark: what was counted since goes to the next file.
+/// Callgrind's mark: counts go to a file.
 #[inline(never)]
 fn end_row() {
     black_box(1);
@@ -80,7 +80,7 @@ fn count_all(rows: &[Row], words: &[String]) -> Result<Vec<Option<f64>>, CountRe
         .args(["--tool=callgrind", "--quiet", "--combine-dumps=no"])
         .arg(format!("--callgrind-out-file={}", files.display()))
         .arg(function("toggle-collect", "rig::measured"))
-        .arg(function("dump-before", "count::begin_row"))
+        .arg(function("zero-before", "count::begin_row"))
         .arg(function("dump-before", "count::end_row"))
         .arg(program)
         .arg(FLAG)
@@ -91,7 +91,7 @@ fn count_all(rows: &[Row], words: &[String]) -> Result<Vec<Option<f64>>, CountRe
     if !ran.status.success() {
         return Err(CountRefusal::Failed(String::from_utf8_lossy(&ran.stderr).trim().to_owned()));
     }
-    let mut dumps = (2..).step_by(2);
+    let mut dumps = 1..;
     let mut instructions = |row: &Row| {
         let dump = dumps.next().expect("without end");
         let total = total_of(&files.with_extension(dump.to_string())).ok_or(CountRefusal::NoTotals(dump))?;
