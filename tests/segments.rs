@@ -72,7 +72,8 @@ fn a_killed_engine_goes_on_in_the_next_segment_and_nothing_written_is_missing() 
 fn retention_bounds_the_log_and_a_damaged_one_starts_only_when_told_to() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let data = folder.path().join("data");
-    let flags = ["--segment-bytes", "64KiB", "--retention-bytes", "400KiB"];
+    // Batches that are small beside a segment: the limits are triggers.
+    let flags = ["--segment-bytes", "64KiB", "--retention-bytes", "400KiB", "--flush-events", "100"];
     let server = Server::start_on(&data, &flags);
     let mut sent = 0;
     while metric(&server, "eventstream_log_segments_recycled_total", "") == 0 {

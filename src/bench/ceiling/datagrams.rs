@@ -10,7 +10,7 @@ use super::CeilingError;
 use crate::pool::{ClassStrides, OwnerLayout, PoolOwner, SharedPool, SlotClass, SlotUse};
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::sys::features::Features;
-use crate::sys::io::{Errno, Fd, GroupId, Ring, Token};
+use crate::sys::io::{Errno, Fd, GroupId, MessageRoom, Ring, Token};
 use crate::sys::memory::Arena;
 use crate::sys::socket::{UdpOptions, UdpSockets, bind_udp};
 use crate::sys::uring::{Uring, UringOptions, Wait};
@@ -139,7 +139,8 @@ impl Receiver {
         while received < bytes {
             if !self.is_armed {
                 let control_bytes = if self.group == GroupId::UdpGro { CONTROL_BYTES } else { 0 };
-                self.ring.recvmsg_multishot(RECEIVE, self.socket, self.group, control_bytes);
+                let room = MessageRoom { name_bytes: 0, control_bytes };
+                self.ring.recvmsg_multishot(RECEIVE, self.socket, self.group, room);
                 self.is_armed = true;
             }
             self.ring.turn(Wait::Poll, &mut completions)?;
