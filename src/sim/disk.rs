@@ -59,6 +59,8 @@ struct DiskState {
     reads_left: Option<u64>,
     /// The most that one read gives; 0: whatever is asked for.
     read_bytes_max: usize,
+    /// A sync has failed, whoever has been told of it by now: what was written and not durable may be gone.
+    has_failed_sync: bool,
 }
 
 impl DiskState {
@@ -193,6 +195,16 @@ impl SimDisk {
         SimDisk { state: Rc::new(RefCell::new(self.state.borrow().clone())) }
     }
 
+    /// Whether a sync has failed in this life.
+    pub fn has_failed_sync(&self) -> bool {
+        self.state.borrow().has_failed_sync
+    }
+
+    /// Another life begins on what is there.
+    pub fn forget_failed_sync(&self) {
+        self.state.borrow_mut().has_failed_sync = false;
+    }
+
     /// From now on no file can grow, or can again.
     pub fn set_full(&self, full: bool) {
         self.state.borrow_mut().full = full;
@@ -265,6 +277,7 @@ impl SimFile {
     /// A sync has failed: what it was to make stable is so, or lost, sector by sector.
     pub(super) fn lose_unsynced(&self, rng: &mut Rng, met: &Met) {
         self.with(|file| file.lose_unsynced(rng, met));
+        self.disk.state.borrow_mut().has_failed_sync = true;
     }
 }
 

@@ -214,7 +214,7 @@ impl World {
         let log = self.node.log.as_ref().expect("only a node with a log has several lives");
         let status = log.status();
         let durable = status.durable_sequence();
-        let written = if is_sync_failed(status.state()) { durable } else { status.written_sequence() };
+        let written = if is_sync_failed(status.state(), disk) { durable } else { status.written_sequence() };
         Remains { records: oracle::read_log(disk), promised: written, durable }
     }
 
@@ -295,8 +295,9 @@ impl Remains {
     }
 }
 
-pub(super) fn is_sync_failed(state: StoreState) -> bool {
-    matches!(state, StoreState::Failed { operation: StoreOperation::Sync, .. })
+/// Whether what was written and not durable may be gone: a sync has failed, even if the store has not been told yet.
+pub(super) fn is_sync_failed(state: StoreState, disk: &SimDisk) -> bool {
+    disk.has_failed_sync() || matches!(state, StoreState::Failed { operation: StoreOperation::Sync, .. })
 }
 
 /// Drops what a dead process had. Nothing of it is released or closed first, which tickets would complain of (P4), except while their thread

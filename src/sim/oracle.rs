@@ -199,7 +199,7 @@ pub fn check_monotone(status: &StoreStatus, before: &mut (u64, u64)) {
 /// If the log does not reach as far as its watermarks, or would not after a crash that chance chooses.
 pub fn check_watermarks(status: &StoreStatus, disk: &SimDisk, rng: &mut Rng) {
     let durable = status.durable_sequence();
-    let written = if is_sync_failed(status.state()) { durable } else { status.written_sequence() };
+    let written = if is_sync_failed(status.state(), disk) { durable } else { status.written_sequence() };
     let (after, promised) = if rng.chance(300) {
         (disk.after_crash(Left::ALL), written)
     } else {

@@ -107,7 +107,7 @@ impl World {
             dedup: self.scenario.dedup,
             transactional_in_order: self.scenario.handler != HandlerManner::Bad,
             store_failed,
-            sync_failed: is_sync_failed(state),
+            sync_failed: is_sync_failed(state, &disk),
             since: self.life.first_sequence,
             given_up,
         };

@@ -189,6 +189,7 @@ impl World {
 
     /// A life has begun.
     pub(super) fn begin_life(&mut self) {
+        self.ring.disk().forget_failed_sync();
         let status = self.node.log.as_ref().map(|log| log.status().written_sequence());
         self.life = Life { began: self.steps, first_sequence: status.unwrap_or(0), watermarks: (0, 0) };
         (self.full_until, self.live_until, self.is_stuck, self.stage) = (None, None, false, &[]);
@@ -422,7 +423,7 @@ impl World {
 
     /// The lowest level whose promise holds as long as the process lives, and if it is killed.
     pub(super) fn sound_level(&self) -> AckLevel {
-        let has_failed_sync = self.node.log.as_ref().is_some_and(|log| is_sync_failed(log.status().state()));
+        let has_failed_sync = self.node.log.as_ref().is_some_and(|log| is_sync_failed(log.status().state(), &self.ring.disk()));
         if has_failed_sync { AckLevel::Durable } else { AckLevel::Written }
     }
 
