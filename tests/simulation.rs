@@ -159,7 +159,7 @@ const MET: [&str; 77] = [
 #[test]
 fn the_seeds_reach_every_way_an_event_can_go_and_every_wait() {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    for outcome in (0..100).map(run_seed) {
+    for outcome in (0..300).map(run_seed) {
         outcome.counters.into_iter().for_each(|(name, value)| *sums.entry(name).or_default() += value);
         let terms = outcome.terms;
         let ways = [("stored", terms.stored), ("handled", terms.handled), ("duplicate", terms.duplicate)];
@@ -169,7 +169,7 @@ fn the_seeds_reach_every_way_an_event_can_go_and_every_wait() {
         }
     }
     let not_met: Vec<&str> = MET.into_iter().filter(|name| sums.get(*name).is_none_or(|sum| *sum == 0)).collect();
-    assert!(not_met.is_empty(), "a hundred seeds never met {not_met:?}; they met {sums:#?}");
+    assert!(not_met.is_empty(), "three hundred seeds never met {not_met:?}; they met {sums:#?}");
 }
 
 /// Within so many seeds each planted bug is caught.
@@ -203,7 +203,8 @@ fn a_sync_that_is_left_out_is_noticed_whichever_way_batches_are_made_durable() {
 #[test]
 fn an_acknowledgement_of_what_is_only_staged_is_noticed_by_the_client_that_got_it() {
     let is_told = |seed| try_seed(seed, Some(Bug::EarlyAck)).is_err_and(|failure| failure.oracle.starts_with("O12"));
-    let seed = (0..BUG_SEEDS).find(|seed| is_told(*seed)).expect("O12 is not blind to acknowledgements");
+    // Mostly another oracle, which looks first, has noticed by then.
+    let seed = (0..10 * BUG_SEEDS).find(|seed| is_told(*seed)).expect("O12 is not blind to acknowledgements");
     println!("EARLY_ACK by O12: seed {seed}");
 }
 

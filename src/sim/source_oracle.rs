@@ -249,7 +249,7 @@ mod tests {
         let mut book = book();
         book.comes(ConnId(9), IpAddr::from([10, 0, 0, 2]));
         book.serves(ConnId(9), Nanos::from_millis(1_000));
-        look(&mut book, 21, 0, 1_050);
+        look(&mut book, 21, 0, 1_049);
     }
 
     #[test]
