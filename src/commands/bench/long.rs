@@ -19,6 +19,9 @@ const EVENTS_BY_DEFAULT: u64 = 50_000_000;
 /// Between two looks: the engine renders its status no more often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// Looks after the last event at most, for a run that was over before the second.
+const LATE_LOOKS_MAX: u32 = 8;
+
 /// A point after a million events, after ten times as many, and so on to the end.
 ///
 /// # Errors
@@ -41,13 +44,17 @@ fn repeat(command: &RunCommand, bench: &mut Bench, ends: &[u64], points: &mut [P
     let timeline = std::thread::scope(|scope| {
         let looking = scope.spawn(|| {
             let (mut looks, mut resident, began) = (Looks::default(), Vec::new(), Instant::now());
-            while !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(LOOK_EVERY);
+            // However short the run, its course has a beginning and an end.
+            let mut late_looks = 0;
+            while late_looks < LATE_LOOKS_MAX && !(stop.load(Ordering::Relaxed) && resident.len() >= 2) {
+                late_looks += u32::from(stop.load(Ordering::Relaxed));
                 // An engine that does not answer for once is asked again.
-                let Ok(status) = engine.status() else { continue };
-                if looks.add(began.elapsed().as_secs_f64(), status) {
+                if let Ok(status) = engine.status()
+                    && looks.add(began.elapsed().as_secs_f64(), status)
+                {
                     resident.push(engine.taken().resident_bytes as f64);
                 }
+                std::thread::sleep(LOOK_EVERY);
             }
             let mut timeline = looks.timeline()?;
             timeline.push(panels::MEMORY, "resident", "bytes", resident);
