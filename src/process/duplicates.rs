@@ -162,7 +162,8 @@ impl Duplicates {
         if let (true, Some(table)) = (are_plain, &self.by_body) {
             let mut lacked = 0;
             keys.extend(batch.iter().map(|event| {
-                let (key, fell_back) = self.identity.of_payload(pool.payload(event), pool.header(event).topic_len);
+                let (header, payload) = pool.parts(event);
+                let (key, fell_back) = self.identity.of_payload(payload, header.topic_len);
                 lacked += u64::from(fell_back);
                 Some(key)
             }));

@@ -62,7 +62,7 @@ impl Identity {
     }
 
     /// The key of an event without an idempotency key, and whether the body lacked what it should be known by. `payload` is topic and body.
-    #[inline]
+    #[inline(always)] // A key comes back in registers: called, it is stored in halves and loaded as a whole, which waits for the stores.
     pub fn of_payload(&self, payload: &[u8], topic_len: u16) -> (DedupKey, bool) {
         let body_at = usize::from(topic_len);
         let part = match &self.by {
@@ -91,7 +91,7 @@ impl Identity {
         self.hash(&key.get().to_le_bytes(), Domain::Idempotency, 0)
     }
 
-    #[inline]
+    #[inline(always)] // As `of_payload`.
     fn hash(&self, bytes: &[u8], domain: Domain, topic_len: u16) -> DedupKey {
         // Odd, so that each pair of domain and length gives another number.
         let mixed =
