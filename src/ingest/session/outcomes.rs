@@ -77,6 +77,8 @@ pub(super) struct Outcomes {
     steps: VecDeque<Step>,
     untold: u32,
     in_hand: u32,
+    /// What the client of this connection had been acknowledged before it came.
+    came_with: u64,
 }
 
 impl Outcomes {
@@ -97,6 +99,7 @@ impl Outcomes {
             steps: VecDeque::with_capacity(STEPS_MAX),
             untold: 0,
             in_hand: 0,
+            came_with: 0,
         }
     }
 
@@ -177,7 +180,7 @@ impl Outcomes {
     /// A connection begins whose client knows all outcomes below `lowest_unacked`. What was refused from there on it has not heard, so it may come
     /// again.
     pub(super) fn begin(&mut self, lowest_unacked: u64, level: AckLevel) {
-        self.level = level;
+        (self.level, self.came_with) = (level, lowest_unacked - 1);
         self.steps.clear();
         self.acked = lowest_unacked.max(self.floor) - 1;
         if self.acked > self.highest {
@@ -391,9 +394,10 @@ impl Outcomes {
         None
     }
 
-    /// How far may be acknowledged now: not beyond a refusal that is still to be told (OC3).
+    /// How far may be acknowledged now: not beyond a refusal that is still to be told (OC3), and not back behind what the client came with (an event
+    /// that was *accepted* on an earlier connection may be lost on this one).
     pub(super) fn acked_to_tell(&self) -> u64 {
-        self.first_untold().map_or(self.acked, |untold| self.acked.min(untold - 1))
+        self.first_untold().map_or(self.acked, |untold| self.acked.min(untold - 1)).max(self.came_with)
     }
 }
 
@@ -409,6 +413,20 @@ mod tests {
         outcomes.reset(1, None, 0);
         outcomes.begin(1, level);
         outcomes
+    }
+
+    #[test]
+    fn what_is_lost_after_its_client_came_back_takes_no_acknowledgement_back() {
+        let mut outcomes = Outcomes::new(64);
+        outcomes.reset(1, None, 0);
+        outcomes.begin(1, AckLevel::Accepted);
+        (1..=3).for_each(|sequence| outcomes.take(sequence));
+        outcomes.advance(0);
+        assert_eq!(outcomes.acked_to_tell(), 3);
+        outcomes.begin(4, AckLevel::Accepted);
+        outcomes.lose(1, DropReason::QueueFull);
+        assert_eq!((outcomes.acked_to_tell(), outcomes.has_untold()), (3, true));
+        assert_eq!(outcomes.next_refusal().map(|refused| refused.first), Some(1), "it is told all the same");
     }
 
     #[test]
