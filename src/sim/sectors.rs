@@ -58,7 +58,8 @@ impl Image {
 
     /// The pages that a range touches, each with the part of it.
     fn parts(range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
-        (range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES)).map(move |page| {
+        let end = if range.is_empty() { 0 } else { range.end.div_ceil(PAGE_BYTES) };
+        (range.start / PAGE_BYTES..end).map(move |page| {
             let start = page * PAGE_BYTES;
             (page, range.start.max(start) - start..range.end.min(start + PAGE_BYTES) - start)
         })
@@ -267,6 +268,14 @@ impl FileBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn beyond_the_end_there_is_nothing_to_read() {
+        let file = FileBytes::stable_from(&[7; 100]);
+        for at in [100, 101, PAGE_BYTES, 5 * PAGE_BYTES + 1] {
+            assert_eq!(file.read(at, &mut [0; 16]), 0, "{at}");
+        }
+    }
 
     #[test]
     fn an_image_reads_like_a_row_of_bytes_however_it_is_changed() {
