@@ -88,6 +88,9 @@ impl Ring for TimeOnly {
     fn allocate(&mut self, _: Token, _: Fd, _: Range<u64>) {
         unreachable!("processors submit nothing")
     }
+    fn give_back(&mut self, _: Token, _: Fd, _: Range<u64>) {
+        unreachable!("processors submit nothing")
+    }
     fn send(&mut self, _: Token, _: Fd, _: StagingBuffer, _: Range<usize>) {
         unreachable!("processors submit nothing")
     }

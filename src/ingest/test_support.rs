@@ -143,6 +143,9 @@ impl Ring for FakeRing {
     fn allocate(&mut self, _: Token, _: Fd, _: Range<u64>) {
         unreachable!("ingest writes nothing");
     }
+    fn give_back(&mut self, _: Token, _: Fd, _: Range<u64>) {
+        unreachable!("ingest writes nothing");
+    }
     fn shutdown(&mut self, socket: Fd) {
         self.shut.push(socket);
         if let Some(token) = self.armed_on(socket) {

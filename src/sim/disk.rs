@@ -14,6 +14,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::rng::Rng;
@@ -254,6 +255,13 @@ impl SimFile {
     /// How many of `len` bytes at `offset` can be written now: all, or on a full disk those inside the file (D2).
     pub fn writable(&self, offset: u64, len: usize) -> usize {
         if self.disk.is_full() { len.min(self.bytes().saturating_sub(offset) as usize) } else { len }
+    }
+
+    /// Blocks inside the file are given back: zeros are read there.
+    pub fn give_back(&self, bytes: &Range<u64>) {
+        let end = bytes.end.min(self.bytes());
+        let zeros = vec![0; end.saturating_sub(bytes.start) as usize];
+        self.with(|file| file.write(bytes.start.min(end) as usize, &zeros));
     }
 
     /// What a read sees.

@@ -43,6 +43,7 @@ pub(super) enum Kind {
     Write { file: SimFile, buffer: StagingBuffer, bytes: Range<usize>, offset: u64, sync: WriteSync },
     Sync { file: SimFile },
     Allocate { file: SimFile, bytes: Range<u64> },
+    GiveBack { file: SimFile, bytes: Range<u64> },
     Close { fd: Fd, conn: Option<ConnId> },
 }
 
@@ -51,14 +52,15 @@ impl Kind {
         match self {
             Kind::Accept { listener } => Some(*listener),
             Kind::Recv { socket, .. } | Kind::RecvMsg { socket, .. } | Kind::Send { socket, .. } => Some(*socket),
-            Kind::Write { file, .. } | Kind::Sync { file } | Kind::Allocate { file, .. } => Some(file.fd()),
+            Kind::Write { file, .. } | Kind::Sync { file } => Some(file.fd()),
+            Kind::Allocate { file, .. } | Kind::GiveBack { file, .. } => Some(file.fd()),
             Kind::Close { fd, .. } => Some(*fd),
             Kind::Cancel { .. } => None,
         }
     }
 
     fn is_file_operation(&self) -> bool {
-        matches!(self, Kind::Write { .. } | Kind::Sync { .. } | Kind::Allocate { .. })
+        matches!(self, Kind::Write { .. } | Kind::Sync { .. } | Kind::Allocate { .. } | Kind::GiveBack { .. })
     }
 }
 
@@ -178,6 +180,17 @@ impl Kernel {
                 assert!(!busy, "a second write in flight on {:?}", file.fd());
                 let aligned = bytes.len().is_multiple_of(SECTOR_BYTES) && offset.is_multiple_of(SECTOR_BYTES as u64);
                 assert!(aligned || !self.faults.whole_sectors, "a direct write of {bytes:?} at {offset} is not whole sectors");
+                let end = offset + bytes.len() as u64;
+                let given_back = |kind: &Kind| matches!(kind, Kind::GiveBack { bytes, .. } if bytes.start < end);
+                assert!(!self.ops.values().filter(same).any(|o| given_back(&o.kind)), "a write into what is being given back");
+            }
+            Kind::GiveBack { bytes, .. } => {
+                let end = |kind: &Kind| match kind {
+                    Kind::Write { bytes, offset, .. } => offset + bytes.len() as u64,
+                    _ => 0,
+                };
+                let busy = self.ops.values().filter(same).any(|o| end(&o.kind) > bytes.start);
+                assert!(!busy, "a write is in flight into what is given back: {bytes:?}");
             }
             _ => {}
         }
@@ -288,6 +301,11 @@ impl Kernel {
             Kind::Write { file, buffer, bytes, offset, sync } => Some(self.write(file, &buffer[bytes.clone()], *offset, *sync)),
             Kind::Sync { file } => Some(self.sync(file)),
             Kind::Allocate { file, bytes } => Some(self.allocate(file, bytes)),
+            Kind::GiveBack { file, bytes } => {
+                file.give_back(bytes);
+                self.met.note(Fault::BlocksGivenBack);
+                Some(Posted::last(Ok(0)))
+            }
             Kind::Close { fd, .. } => {
                 self.net.close(*fd);
                 Some(Posted::last(Ok(0)))

@@ -280,6 +280,12 @@ impl Ring for SimRing {
         kernel.submit(token, Kind::Allocate { file, bytes });
     }
 
+    fn give_back(&mut self, token: Token, file: Fd, bytes: Range<u64>) {
+        let mut kernel = self.kernel.borrow_mut();
+        let file = kernel.disk.file(file).unwrap_or_else(|| panic!("blocks given back of {file:?}, which is no file"));
+        kernel.submit(token, Kind::GiveBack { file, bytes });
+    }
+
     fn shutdown(&mut self, socket: Fd) {
         self.kernel.borrow_mut().net.shutdown(socket);
     }

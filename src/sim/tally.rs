@@ -80,6 +80,8 @@ faults! {
     NoSpace = "no space",
     /// Space can't be allocated ahead.
     AllocateRefused = "allocation refused",
+    /// What a refused allocation may have got is given back.
+    BlocksGivenBack = "blocks given back",
     /// A file operation takes a hundred times as long as usual.
     FileStalled = "file operation stalled",
     /// A sync fails with EIO.

@@ -32,7 +32,7 @@ use super::format::{BLOCK_BYTES, Footer, SegmentHeader};
 use super::log_file::{LogFile, LogFolder};
 use super::names::SegmentName;
 use super::producers::PRODUCERS_DEFAULT;
-use super::recovery::write_footer;
+use super::recovery::{write_footer, write_header};
 use super::segments::SealedSegment;
 use super::status::StoreOperation;
 use crate::metrics::ledger::Counter;
@@ -365,8 +365,10 @@ impl<D: LogFolder> Keeper<D> {
             sealing.is_renamed = true;
         }
         self.folder.sync().map_err(sealing_it)?;
-        // V3: whatever bears the active name has its header, whatever a power cut leaves.
+        // V3: whatever bears the active name has its header, whatever a power cut leaves, and whatever a failed sync of the appender's has
+        // taken of it meanwhile: of that a sync here alone would say nothing.
         if let Some(next) = &self.next {
+            write_header(next, &sealing.successor).map_err(sealing_it)?;
             next.sync().map_err(|error| (StoreOperation::Sync, error))?;
         }
         // Again after a refusal of the sync below: the name is there already.
@@ -387,7 +389,11 @@ impl<D: LogFolder> Keeper<D> {
     }
 
     fn hand_over(&mut self, mut file: D::File, recycled: bool) -> io::Result<()> {
-        file.allocate(self.options.segment_bytes.next_multiple_of(BLOCK_BYTES as u64))?;
+        let before = file.len()?;
+        file.allocate(self.options.segment_bytes.next_multiple_of(BLOCK_BYTES as u64)).inspect_err(|_| {
+            // What a refused allocation has got is somebody else's space.
+            let _ = file.set_len(before);
+        })?;
         if file.len()? < BLOCK_BYTES as u64 {
             file.set_len(BLOCK_BYTES as u64)?; // Where nothing can be reserved. The probe of direct writes reads a block.
         }

@@ -22,7 +22,8 @@
 //! What it does not do: repair (see `repair.rs`), begin an epoch (see `open.rs`).
 
 use super::format::{
-    BLOCK_BYTES, BatchMark, EPOCH_MAX, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, FormatError, SEGMENT_MAGIC, SegmentHeader,
+    BLOCK_BYTES, BatchMark, EPOCH_MAX, FIRST_BATCH_OFFSET, FOOTER_BYTES, Footer, FormatError, SEGMENT_HEADER_BYTES,
+    SEGMENT_MAGIC, SegmentHeader,
 };
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
@@ -304,14 +305,11 @@ impl<D: LogFolder> Recovery<'_, D> {
     /// Begins the next segment: a file with a header and nothing else, durable under its name.
     fn write_next(&self, header: &SegmentHeader) -> Result<(), SegmentFault> {
         let name = self.next_name();
-        let mut block = [0; BLOCK_BYTES];
-        let bytes = header.encode();
-        block[..bytes.len()].copy_from_slice(&bytes);
         let is_new = self.open(name)?.is_none();
         let write = || {
             let file = self.folder.create(&name.to_string())?;
             file.set_len(0)?;
-            file.write_at(&block, 0)?;
+            write_header(&file, header)?;
             file.sync()?;
             self.folder.sync()
         };
@@ -383,6 +381,13 @@ impl<D: LogFolder> Recovery<'_, D> {
 /// The epoch of what is begun behind a segment; after the last one there is none, and the log can't be opened.
 pub(super) fn next_epoch(end: &Footer) -> u32 {
     (end.epoch + 1).min(EPOCH_MAX)
+}
+
+/// Begins a segment's file with its header, the rest of whose block is zeros. Again and again the same; durable after a sync.
+pub(super) fn write_header(file: &impl LogFile, header: &SegmentHeader) -> std::io::Result<()> {
+    let mut block = [0; BLOCK_BYTES];
+    block[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
+    file.write_at(&block, 0)
 }
 
 /// Ends a segment's file with its footer: nothing behind it. Again and again the same; durable after a sync.

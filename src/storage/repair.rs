@@ -11,13 +11,11 @@
 
 use std::io;
 
-use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, FIRST_BATCH_OFFSET, Footer, LogKey, SEGMENT_HEADER_BYTES, SegmentHeader,
-};
+use super::format::{BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, Footer, LogKey, SegmentHeader};
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
 use super::open::LogIdentity;
-use super::recovery::{next_epoch, recover, write_footer};
+use super::recovery::{next_epoch, recover, write_footer, write_header};
 use super::segments::{LogFault, SealedSegment, SegmentFault, list, read_header};
 use super::walk::{Damage, Fault, Step, Tail, Walk};
 
@@ -325,12 +323,6 @@ impl<D: LogFolder> Mender<'_, D> {
         self.folder.rename(&making, &name.to_string())?;
         self.folder.sync()
     }
-}
-
-fn write_header(file: &impl LogFile, header: &SegmentHeader) -> io::Result<()> {
-    let mut block = [0; BLOCK_BYTES];
-    block[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
-    file.write_at(&block, 0)
 }
 
 /// Copies `bytes` of one file to a place in another.

@@ -62,6 +62,7 @@ enum Pending {
     Write { file: Fd, bytes: Range<usize>, offset: u64, sync: WriteSync },
     Sync(Fd),
     Allocate(Fd, Range<u64>),
+    GiveBack(Fd, Range<u64>),
 }
 
 /// A ring over a disk: operations wait until the test completes them.
@@ -74,6 +75,8 @@ pub(super) struct TestRing {
     pub write_fates: VecDeque<WriteFate>,
     pub sync_fates: VecDeque<i32>,
     pub allocate_errno: Option<i32>,
+    /// The ranges whose blocks were given back.
+    pub given_back: Vec<Range<u64>>,
     /// Every write so far: where, how long, how durable.
     pub writes: Vec<(u64, usize, WriteSync)>,
     pub syncs: usize,
@@ -129,6 +132,10 @@ impl Ring for TestRing {
         self.pending.push_back((token, Pending::Allocate(file, bytes)));
     }
 
+    fn give_back(&mut self, token: Token, file: Fd, bytes: Range<u64>) {
+        self.pending.push_back((token, Pending::GiveBack(file, bytes)));
+    }
+
     fn send(&mut self, _: Token, _: Fd, _: StagingBuffer, _: Range<usize>) {
         unreachable!("a store sends nothing");
     }
@@ -150,6 +157,7 @@ impl TestRing {
             write_fates: VecDeque::new(),
             sync_fates: VecDeque::new(),
             allocate_errno: None,
+            given_back: Vec::new(),
             writes: Vec::new(),
             syncs: 0,
         }
@@ -190,6 +198,11 @@ impl TestRing {
                 Some(errno) => Err(Errno(errno)),
                 None => said(self.file(file).allocate(range.end)).map(|()| 0),
             },
+            Pending::GiveBack(file, range) => {
+                self.file(file).give_back(&range);
+                self.given_back.push(range);
+                Ok(0)
+            }
         };
         Some(Completion { token, result, more: false, buffer: None })
     }

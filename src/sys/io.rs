@@ -161,6 +161,10 @@ pub trait Ring: Clock {
     /// Allocates the byte range of the file ahead of its writes (`fallocate`, mode 0: the size grows).
     fn allocate(&mut self, token: Token, file: Fd, bytes: Range<u64>);
 
+    /// Gives the blocks of a byte range of the file back; it reads as zeros then, and the size stays (`fallocate`, punching a hole). No write
+    /// into it may be in flight.
+    fn give_back(&mut self, token: Token, file: Fd, bytes: Range<u64>);
+
     /// Shuts both directions of a socket down, at once: the peer gets its FIN, an armed receive ends.
     fn shutdown(&mut self, socket: Fd);
 

@@ -3,7 +3,7 @@
 #
 #   RESULT|program|test|ok, skipped or FAILED|seconds|the last thing it said about itself
 /bin/busybox --install -s /bin
-export PATH=/sbin:/bin TMPDIR=/tmp RUST_BACKTRACE=1 FLAKY_DEVICE=/dev/vda
+export PATH=/sbin:/bin TMPDIR=/scratch RUST_BACKTRACE=1 FLAKY_DEVICE=/dev/vda
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -12,7 +12,8 @@ mount -t tmpfs shm /dev/shm
 for module in virtio_pci virtio_blk crc32c_generic crc32c-intel ext4 loop dm-mod dm-flakey; do
     modprobe "$module" 2>/dev/null
 done
-mount /dev/vdb /tmp
+mkdir -p /scratch # Not over /tmp: what is tested may lie below it, where it lay on the host.
+mount /dev/vdb /scratch
 ip link set lo up
 . /tests/settings
 export CUTS ROUNDS
@@ -25,7 +26,7 @@ uptime_s() {
 run() { # program, test
     local begun output state note
     begun=$(uptime_s)
-    output=/tmp/output
+    output=/scratch/output
     if "/tests/$1" --include-ignored --exact --show-output "$2" >$output 2>&1; then
         state=ok
         note=$(grep -h 'power cuts on\|kills under load' $output | tail -n 1)

@@ -24,6 +24,8 @@ const NO_SPACE_WAIT_MAX: Nanos = Nanos::from_millis(1000);
 const INTERRUPTED_WAIT: Nanos = Nanos::from_millis(1);
 /// After a refused allocation ahead: writes still go, and say themselves if there is no space.
 const ALLOCATE_WAIT: Nanos = Nanos::from_millis(1000);
+/// Allocations that are refused for want of space get smaller, down to this.
+const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
 
 /// The one batch on its way to the file (A1).
 #[derive(Debug)]
@@ -99,18 +101,32 @@ impl Syncs {
 }
 
 /// Allocation ahead of the writes.
+///
+/// An allocation that is refused for want of space may have taken what there was (ext4 keeps it), of which other logs' writes, the dead
+/// letters and everybody else on the disk would have to do without: it is given back, and the next ones ask for less, until one is granted.
 #[derive(Debug)]
 pub(super) struct Allocation {
+    /// How much is asked for at most.
+    step_bytes_max: u64,
+    /// How much is asked for next; 0: nothing, the file system can't.
     step_bytes: u64,
     /// The file is allocated up to here.
     end: u64,
-    in_flight: Option<(Token, Range<u64>)>,
+    in_flight: Option<AllocationInFlight>,
     not_before: Option<Nanos>,
+}
+
+#[derive(Debug)]
+struct AllocationInFlight {
+    token: Token,
+    range: Range<u64>,
+    /// Being given back, after a refusal: nothing may be written there meanwhile.
+    gives_back: bool,
 }
 
 impl Allocation {
     pub(super) fn new(step_bytes: u64, end: u64) -> Self {
-        Self { step_bytes, end, in_flight: None, not_before: None }
+        Self { step_bytes_max: step_bytes, step_bytes, end, in_flight: None, not_before: None }
     }
 
     pub(super) fn rests(&self) -> bool {
@@ -124,7 +140,20 @@ impl Allocation {
     }
 
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        self.not_before
+        self.not_before.filter(|_| self.in_flight.is_none())
+    }
+
+    fn is_given_back(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|allocation| allocation.gives_back)
+    }
+
+    fn granted(&mut self, end: u64) {
+        self.end = end;
+        self.step_bytes = self.step_bytes.saturating_mul(2).min(self.step_bytes_max);
+    }
+
+    fn refused_for_space(&mut self) {
+        self.step_bytes = (self.step_bytes / 2).max(ALLOCATE_BYTES_MIN).min(self.step_bytes_max);
     }
 }
 
@@ -150,7 +179,7 @@ impl Appender {
 
     /// Seals the open batch and writes it, unless one is on its way already. Returns whether it did.
     pub(super) fn start_write<R: Ring>(&mut self, ctx: &mut Context<'_, R>) -> bool {
-        if self.open.is_empty() {
+        if self.open.is_empty() || self.allocation.is_given_back() {
             return false;
         }
         let Some(spare) = self.spare.take() else { return false };
@@ -229,7 +258,8 @@ impl Appender {
         let at = self.open.file_offset();
         let left = self.allocation.end.saturating_sub(at);
         let may = step > 0 && !self.is_draining && self.allocation.in_flight.is_none();
-        if !may || left >= step / 2 || self.allocation.not_before.is_some_and(|not_before| ctx.now < not_before) {
+        self.allocation.not_before = self.allocation.not_before.filter(|not_before| !may || ctx.now < *not_before);
+        if !may || left >= step / 2 || self.allocation.not_before.is_some() {
             return;
         }
         let from = self.allocation.end.max(at);
@@ -240,9 +270,8 @@ impl Appender {
             return;
         }
         let token = self.next_token(ctx, KIND_ALLOCATE);
-        self.allocation.not_before = None;
-        self.allocation.in_flight = Some((token, range.clone()));
-        ctx.ring.allocate(token, self.open.file(), range);
+        ctx.ring.allocate(token, self.open.file(), range.clone());
+        self.allocation.in_flight = Some(AllocationInFlight { token, range, gives_back: false });
         self.publish_in_flight();
     }
 
@@ -259,8 +288,8 @@ impl Appender {
                 self.complete_sync(completion.result, ctx.now);
                 self.retire_if_done();
             }
-            KIND_ALLOCATE if self.allocation.in_flight.as_ref().is_some_and(|(current, _)| *current == token) => {
-                self.complete_allocate(completion.result, ctx.now);
+            KIND_ALLOCATE if self.allocation.in_flight.as_ref().is_some_and(|current| current.token == token) => {
+                self.complete_allocate(completion.result, ctx);
             }
             _ => self.counters.late_completions.add(1),
         }
@@ -410,21 +439,42 @@ impl Appender {
         }
     }
 
-    fn complete_allocate(&mut self, result: Result<u32, Errno>, now: Nanos) {
-        let Some((_, range)) = self.allocation.in_flight.take() else { return };
+    fn complete_allocate<R: Ring>(&mut self, result: Result<u32, Errno>, ctx: &mut Context<'_, R>) {
+        let Some(AllocationInFlight { range, gives_back, .. }) = self.allocation.in_flight.take() else { return };
         match result {
+            // Whatever came of it: a file system that can't keeps what it has.
+            _ if gives_back => {}
             Ok(_) => {
-                self.allocation.end = range.end;
+                self.allocation.granted(range.end);
                 self.counters.allocations.add(1);
             }
             Err(errno) => {
                 self.counters.allocations_refused.add(1);
+                self.allocation.not_before = Some(ctx.now + ALLOCATE_WAIT);
                 match errno.0 {
-                    libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::EPERM => self.allocation.step_bytes = 0,
-                    _ => self.allocation.not_before = Some(now + ALLOCATE_WAIT),
+                    libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::EPERM => {
+                        (self.allocation.step_bytes, self.allocation.not_before) = (0, None);
+                    }
+                    libc::ENOSPC | libc::EDQUOT => {
+                        self.allocation.refused_for_space();
+                        self.give_back(range, ctx);
+                    }
+                    _ => {}
                 }
             }
         }
+    }
+
+    /// What a refused allocation may have got, but for what was written or is being written since: a write in flight ends in the block
+    /// that the open batch begins in, at the latest.
+    fn give_back<R: Ring>(&mut self, refused: Range<u64>, ctx: &mut Context<'_, R>) {
+        let range = refused.start.max((self.open.file_offset() + 1).next_multiple_of(BLOCK_BYTES as u64))..refused.end;
+        if range.is_empty() {
+            return;
+        }
+        let token = self.next_token(ctx, KIND_ALLOCATE);
+        ctx.ring.give_back(token, self.open.file(), range.clone());
+        self.allocation.in_flight = Some(AllocationInFlight { token, range, gives_back: true });
     }
 
     /// Ends the store for good (A4).

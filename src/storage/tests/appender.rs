@@ -384,6 +384,37 @@ fn without_allocation_ahead_everything_else_works() {
 }
 
 #[test]
+fn what_a_refused_allocation_got_is_given_back_and_less_is_asked_for() {
+    let mut bench = Bench::new(AppenderOptions { allocate_bytes: 8 << 20, ..small() }, SimDisk::new());
+    bench.ring.allocate_errno = Some(libc::ENOSPC);
+    bench.start();
+    // Written behind the allocation's back, and on its way while it is refused.
+    bench.push_many(Tier::Batch, 100);
+    bench.poll();
+    while bench.complete() {}
+    let [range] = bench.ring.given_back.as_slice() else { panic!("not yet: {:?}", bench.ring.given_back) };
+    assert!(range.start >= bench.log.status().written_bytes() && range.end > 8 << 20, "{range:?}");
+    let second = |bench: &mut Bench| {
+        while bench.complete() {}
+        bench.advance(Nanos::from_millis(1001));
+        bench.push_many(Tier::Batch, 100);
+        bench.poll();
+        while bench.complete() {}
+        bench.poll();
+    };
+    for asked in [4, 2, 1, 1] {
+        second(&mut bench);
+        let range = bench.ring.given_back.last().expect("each time");
+        assert!((1..=asked << 20).contains(&(range.end - range.start)), "{range:?} of {asked} MiB");
+    }
+    bench.ring.allocate_errno = None;
+    second(&mut bench);
+    assert!(bench.counters.allocations.get() > 0);
+    bench.run_to_the_end();
+    assert_eq!(ids(&bench).len(), 600);
+}
+
+#[test]
 fn a_log_goes_on_where_the_last_run_left_it() {
     let file = SimDisk::new();
     let mut first = Bench::new(small(), file.clone());

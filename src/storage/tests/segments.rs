@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use crate::sim::disk::{Left, SimDisk};
 use crate::storage::appender::{AppenderOptions, Durability};
 use crate::storage::cursor::{Cursor, write_cursor};
-use crate::storage::format::{FOOTER_BYTES, SegmentHeader};
+use crate::storage::format::{FOOTER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::storage::log_file::LogFile;
 use crate::storage::node_reader::{NodeReader, verify};
 use crate::storage::reader::ReadError;
@@ -355,6 +355,36 @@ fn evidence_in_the_next_segment_makes_a_bad_batch_damage() {
     assert!(found.resume.is_some());
 }
 
+/// Until a segment waits to be sealed.
+fn leave_a_segment(bench: &mut Bench) {
+    let before = bench.log.status().segment();
+    while bench.log.status().segment() == before {
+        bench.push_many(Tier::Batch, 40);
+        bench.poll();
+        while bench.complete() {}
+        bench.advance(Nanos::from_millis(3));
+        if bench.log.status().segment() == before {
+            while bench.keep() {}
+        }
+    }
+    bench.poll();
+    while bench.complete() {}
+}
+
+/// V3: the sync of the appender's that fails is not the keeper's, whose own succeeds: there is nothing left to be synced.
+#[test]
+fn a_segment_whose_header_was_lost_by_a_failed_sync_does_not_become_active_without_it() {
+    let mut bench = Bench::with_segments(small(), SimDisk::new(), tiny());
+    leave_a_segment(&mut bench);
+    let promised = bench.log.status().segment();
+    bench.ring.disk.corrupt("events.node0.next", 0, &[0; SEGMENT_HEADER_BYTES]);
+    while bench.keep() {}
+    for left in Left::WAYS {
+        let kept = recover(&bench.ring.disk.after_crash(left), &identity()).unwrap().next_sequence;
+        assert!(kept >= promised, "{left:?}: {kept} of {promised}");
+    }
+}
+
 #[test]
 fn a_folder_that_refuses_to_seal_ends_the_store_and_want_of_space_does_not() {
     let mut bench = Bench::with_segments(small(), SimDisk::new(), tiny());
@@ -368,19 +398,7 @@ fn a_folder_that_refuses_to_seal_ends_the_store_and_want_of_space_does_not() {
     }
     assert!(segments.len() > 2 && !matches!(bench.log.status().state(), StoreState::Failed { .. }));
     bench.ring.disk.set_full(false);
-    // Until a segment waits to be sealed.
-    let before = bench.log.status().segment();
-    while bench.log.status().segment() == before {
-        bench.push_many(Tier::Batch, 40);
-        bench.poll();
-        while bench.complete() {}
-        bench.advance(Nanos::from_millis(3));
-        if bench.log.status().segment() == before {
-            while bench.keep() {}
-        }
-    }
-    bench.poll();
-    while bench.complete() {}
+    leave_a_segment(&mut bench);
     bench.ring.disk.stop_after(0);
     while bench.keep() {}
     bench.poll();

@@ -147,6 +147,12 @@ impl Ring for Uring {
         self.push(opcode::Fallocate::new(types::Fd(file.0), len).offset(bytes.start).build(), token);
     }
 
+    fn give_back(&mut self, token: Token, file: Fd, bytes: Range<u64>) {
+        let len = bytes.end.saturating_sub(bytes.start);
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        self.push(opcode::Fallocate::new(types::Fd(file.0), len).offset(bytes.start).mode(mode).build(), token);
+    }
+
     fn shutdown(&mut self, socket: Fd) {
         // A plain call: it never blocks, and the peer gets its FIN before the descriptor can be reused.
         // SAFETY: no pointers. ENOTCONN (the peer was faster) is fine.
