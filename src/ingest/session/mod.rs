@@ -29,6 +29,9 @@ mod seat;
 mod stream;
 mod token;
 
+#[cfg(test)]
+mod tests_outcomes;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -219,7 +222,7 @@ impl Sessions {
             self.open.push(number);
         }
         seat.outbox.clear();
-        seat.begin(connection, hello.level, hello.lowest_unacked, now);
+        seat.begin(connection, hello, &self.wiring.producers, now);
         self.counters().welcomed.add(1);
         self.counters().open.set(self.open.len() as u64);
         Ok((number, superseded))
@@ -301,7 +304,8 @@ impl Sessions {
         let store = self.wiring.store.as_ref().filter(|_| self.lost_from.is_none());
         let Some(written) = store.and_then(|store| store.failed_at()) else { return };
         self.lost_from = Some(written);
-        self.seats.iter_mut().filter(|seat| seat.producer.is_some()).for_each(|seat| seat.outcomes.lose_unwritten(written));
+        // Those too that nobody has yet: who comes later may have been here before.
+        self.seats.iter_mut().for_each(|seat| seat.outcomes.lose_unwritten(written));
     }
 
     /// Below which log sequence all is at this level. What is only accepted may still be lost until it is written.

@@ -14,7 +14,10 @@
 //! - **OC3** A refusal stays in the ring until it is told, and is told before an acknowledgement that covers it ([`Outcomes::acked_to_tell`]).
 //! - **OC4** No allocation after [`Outcomes::new`].
 //! - **OC5** Where each event in the ring is in the log is known exactly, and nothing leaves the ring before it is written; so when the log fails, what
-//!   was staged and not written is refused by name, at every level, and nothing else is.
+//!   was staged and not written is refused by name, at every level, and nothing else is. From then on a refusal has no other reason: no sequence is
+//!   called gone that may be in the log.
+//! - **OC6** Every sequence up to `acked + window` that the log knew when the seat was taken is at home in the ring before its client may send it: where
+//!   the window was wider in an earlier run of the engine, the log knows more than the ring has room for, and tells of it bit by bit.
 
 use std::collections::VecDeque;
 
@@ -79,6 +82,12 @@ pub(super) struct Outcomes {
     in_hand: u32,
     /// What the client of this connection had been acknowledged before it came.
     came_with: u64,
+    has_log_failed: bool,
+    /// The log knew sequences up to this when the seat was taken, all of them below `known_log_end` of the log.
+    known_to: u64,
+    /// Of them the ring tells of those up to this (OC6).
+    learned_to: u64,
+    known_log_end: u64,
 }
 
 impl Outcomes {
@@ -100,6 +109,10 @@ impl Outcomes {
             untold: 0,
             in_hand: 0,
             came_with: 0,
+            has_log_failed: false,
+            known_to: 0,
+            learned_to: 0,
+            known_log_end: 0,
         }
     }
 
@@ -119,7 +132,7 @@ impl Outcomes {
 
     /// The highest sequence that was taken.
     pub(super) fn highest(&self) -> u64 {
-        self.highest
+        self.highest.max(self.known_to)
     }
 
     /// Events of this producer that are not home.
@@ -166,15 +179,31 @@ impl Outcomes {
         (self.floor, self.acked, self.run, self.highest) =
             (lowest_unacked, lowest_unacked - 1, lowest_unacked - 1, lowest_unacked - 1);
         (self.log_end, self.settled, self.untold, self.in_hand) = (0, self.acked, 0, 0);
+        (self.known_to, self.learned_to) = (known.map_or(0, SequenceWindow::highest), self.acked);
+        self.known_log_end = log_end;
+        self.learn(known);
+    }
+
+    /// Whether the log knows sequences that may come now and that the ring does not tell of (OC6).
+    pub(super) fn has_to_learn(&self) -> bool {
+        self.learned_to < self.known_to.min(self.acked.saturating_add(self.window))
+    }
+
+    /// Takes in what the log knows of the sequences that may come now; `None`: it has forgotten the producer.
+    pub(super) fn learn(&mut self, known: Option<&SequenceWindow>) {
         let last = self.acked.saturating_add(self.window);
-        for range in known.into_iter().flat_map(|known| known.held_from(lowest_unacked)) {
-            for sequence in *range.start()..=(*range.end()).min(last) {
-                self.highest = sequence;
-                self.note(sequence, log_end as u32);
-                let (word, bit) = self.word(sequence);
-                (word.taken, word.home, word.log_end) = (word.taken | bit, word.home | bit, log_end);
+        let from = self.learned_to.max(self.acked) + 1;
+        for sequence in known.into_iter().flat_map(|known| known.held_from(from)).flatten() {
+            if sequence > last {
+                break;
             }
+            self.highest = self.highest.max(sequence);
+            self.note(sequence, self.known_log_end as u32);
+            let log_end = self.known_log_end;
+            let (word, bit) = self.word(sequence);
+            (word.taken, word.home, word.log_end) = (word.taken | bit, word.home | bit, word.log_end.max(log_end));
         }
+        self.learned_to = last;
     }
 
     /// A connection begins whose client knows all outcomes below `lowest_unacked`. What was refused from there on it has not heard, so it may come
@@ -260,6 +289,8 @@ impl Outcomes {
     }
 
     fn note_refusal(&mut self, sequence: u64, reason: DropReason) {
+        // Whatever it is now: its event may have been on its way into the log when that failed, and may be there.
+        let reason = if self.has_log_failed { DropReason::StoreUnavailable } else { reason };
         self.note(sequence, u32::from(reason.code()));
         let (word, bit) = self.word(sequence);
         (word.taken, word.home) = (word.taken | bit, word.home | bit);
@@ -281,6 +312,7 @@ impl Outcomes {
 
     /// The log has failed: of what came home, that which is not below `written` is lost (OC5).
     pub(super) fn lose_unwritten(&mut self, written: u64) {
+        self.has_log_failed = true;
         for sequence in self.floor..=self.highest {
             if self.has(sequence, |word| word.home & !word.refused) && self.log_end_of(sequence) > written {
                 self.note_refusal(sequence, DropReason::StoreUnavailable);
@@ -398,221 +430,5 @@ impl Outcomes {
     /// that was *accepted* on an earlier connection may be lost on this one).
     pub(super) fn acked_to_tell(&self) -> u64 {
         self.first_untold().map_or(self.acked, |untold| self.acked.min(untold - 1)).max(self.came_with)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NEVER: u64 = 0;
-    const EVER: u64 = u64::MAX;
-
-    fn fresh(window: u32, level: AckLevel) -> Outcomes {
-        let mut outcomes = Outcomes::new(window);
-        outcomes.reset(1, None, 0);
-        outcomes.begin(1, level);
-        outcomes
-    }
-
-    #[test]
-    fn what_is_lost_after_its_client_came_back_takes_no_acknowledgement_back() {
-        let mut outcomes = Outcomes::new(64);
-        outcomes.reset(1, None, 0);
-        outcomes.begin(1, AckLevel::Accepted);
-        (1..=3).for_each(|sequence| outcomes.take(sequence));
-        outcomes.advance(0);
-        assert_eq!(outcomes.acked_to_tell(), 3);
-        outcomes.begin(4, AckLevel::Accepted);
-        outcomes.lose(1, DropReason::QueueFull);
-        assert_eq!((outcomes.acked_to_tell(), outcomes.has_untold()), (3, true));
-        assert_eq!(outcomes.next_refusal().map(|refused| refused.first), Some(1), "it is told all the same");
-    }
-
-    #[test]
-    fn the_acknowledgement_waits_for_the_lowest_and_for_the_watermark() {
-        let mut outcomes = fresh(128, AckLevel::Written);
-        (1..=5).for_each(|sequence| outcomes.take(sequence));
-        for (sequence, log) in [(2, 10), (3, 11), (1, 12)] {
-            outcomes.come_home(sequence, log + 1);
-        }
-        outcomes.advance(12);
-        assert_eq!(outcomes.acked(), 0, "sequence 1 is at 12 in the log, which is not written");
-        outcomes.advance(13);
-        assert_eq!(outcomes.acked(), 3);
-        assert_eq!((outcomes.in_hand(), outcomes.judge(4), outcomes.judge(6)), (2, Judged::Known, Judged::Fresh));
-    }
-
-    #[test]
-    fn later_events_hold_earlier_ones_up_by_no_more_than_a_poll() {
-        let mut outcomes = fresh(128, AckLevel::Durable);
-        (1..=6).for_each(|sequence| outcomes.take(sequence));
-        (1..=3).for_each(|sequence| outcomes.come_home(sequence, sequence));
-        outcomes.advance(NEVER);
-        (4..=6).for_each(|sequence| outcomes.come_home(sequence, sequence));
-        outcomes.advance(3);
-        assert_eq!(outcomes.acked(), 3);
-    }
-
-    #[test]
-    fn accepted_is_acknowledged_when_taken_and_a_window_ahead_at_most() {
-        let mut outcomes = fresh(64, AckLevel::Accepted);
-        for sequence in 1..=64 {
-            outcomes.take(sequence);
-        }
-        outcomes.advance(NEVER);
-        assert_eq!(outcomes.acked(), 64);
-        (65..=128).for_each(|sequence| outcomes.take(sequence));
-        outcomes.advance(NEVER);
-        assert_eq!((outcomes.acked(), outcomes.judge(129)), (64, Judged::Beyond));
-        outcomes.lose(1, DropReason::QueueFull);
-        outcomes.advance(NEVER);
-        assert_eq!(outcomes.acked(), 64, "the refusal is not told");
-        assert_eq!(outcomes.next_refusal(), Some(Refused { first: 1, count: 1, reason: DropReason::QueueFull.code() }));
-        outcomes.advance(NEVER);
-        assert_eq!((outcomes.acked(), outcomes.judge(129)), (65, Judged::Fresh));
-    }
-
-    #[test]
-    fn refusals_come_before_the_acknowledgement_that_covers_them_as_ranges() {
-        let mut outcomes = fresh(128, AckLevel::Written);
-        for sequence in 1..=70 {
-            match sequence {
-                60..=66 => outcomes.refuse(sequence, DropReason::EmergencyDrop),
-                67 => outcomes.refuse(sequence, DropReason::BackpressureDrop),
-                _ => {
-                    outcomes.take(sequence);
-                    outcomes.come_home(sequence, 0);
-                }
-            }
-        }
-        outcomes.advance(EVER);
-        assert_eq!((outcomes.acked(), outcomes.acked_to_tell()), (70, 59));
-        let range = |first, count, reason: DropReason| Some(Refused { first, count, reason: reason.code() });
-        assert_eq!(outcomes.next_refusal(), range(60, 7, DropReason::EmergencyDrop));
-        assert_eq!(outcomes.acked_to_tell(), 66);
-        assert_eq!(outcomes.next_refusal(), range(67, 1, DropReason::BackpressureDrop));
-        assert_eq!((outcomes.next_refusal(), outcomes.acked_to_tell(), outcomes.is_settled()), (None, 70, true));
-    }
-
-    #[test]
-    fn what_was_refused_and_not_heard_may_come_again() {
-        let mut outcomes = fresh(128, AckLevel::Written);
-        outcomes.take(1);
-        outcomes.come_home(1, 1);
-        outcomes.refuse(2, DropReason::EmergencyDrop);
-        outcomes.take(3);
-        outcomes.advance(EVER);
-        assert_eq!(outcomes.acked(), 2);
-        outcomes.begin(1, AckLevel::Written);
-        let mut bitmap = [0; 16];
-        assert_eq!((outcomes.held(1, &mut bitmap), bitmap[0]), (1, 0b101));
-        outcomes.advance(EVER);
-        assert_eq!((outcomes.acked(), outcomes.has_untold()), (1, false));
-        assert_eq!((outcomes.judge(2), outcomes.judge(3)), (Judged::Fresh, Judged::Known));
-        outcomes.take(2);
-        (2..=3).for_each(|sequence| outcomes.come_home(sequence, 1));
-        outcomes.advance(EVER);
-        assert_eq!((outcomes.acked(), outcomes.is_settled()), (3, true));
-    }
-
-    #[test]
-    fn what_the_log_holds_is_known_and_acknowledged_once_it_is_at_the_level() {
-        let mut known = SequenceWindow::new();
-        for sequence in [5, 6, 8] {
-            known.observe(sequence);
-        }
-        let mut outcomes = Outcomes::new(128);
-        outcomes.reset(5, Some(&known), 100);
-        outcomes.begin(5, AckLevel::Durable);
-        assert_eq!([4, 5, 6, 7, 8].map(|sequence| outcomes.judge(sequence)), {
-            use Judged::{Fresh, Known};
-            [Known, Known, Known, Fresh, Known]
-        });
-        outcomes.advance(99);
-        assert_eq!(outcomes.acked(), 4);
-        outcomes.advance(100);
-        assert_eq!(outcomes.acked(), 6);
-    }
-
-    #[test]
-    fn a_client_may_jump_ahead_as_far_as_it_likes() {
-        let mut outcomes = fresh(64, AckLevel::Written);
-        outcomes.take(1);
-        outcomes.begin(1_000_000, AckLevel::Written);
-        assert_eq!((outcomes.acked(), outcomes.judge(1_000_000), outcomes.judge(7)), (999_999, Judged::Fresh, Judged::Known));
-        outcomes.come_home(1, 9);
-        assert_eq!(outcomes.in_hand(), 0);
-        outcomes.begin(u64::MAX, AckLevel::Written);
-        assert_eq!(outcomes.judge(u64::MAX), Judged::Known, "the last number names no event");
-    }
-
-    /// The ring against a plain map, over many rounds of it.
-    #[test]
-    fn the_ring_does_what_a_map_does() {
-        let mut outcomes = fresh(64, AckLevel::Written);
-        let mut random = 7_u64;
-        let mut next = || {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            random >> 33
-        };
-        let (mut sent, mut in_hand, mut homes, mut refused, mut log) = (0_u64, Vec::new(), Vec::new(), Vec::new(), 0);
-        while sent < 20_000 {
-            match next() % 3 {
-                0 if outcomes.judge(sent + 1) == Judged::Fresh => {
-                    sent += 1;
-                    outcomes.take(sent);
-                    in_hand.push(sent);
-                }
-                1 if !in_hand.is_empty() => {
-                    let sequence = in_hand.swap_remove(next() as usize % in_hand.len());
-                    if next() % 5 == 0 {
-                        outcomes.lose(sequence, DropReason::QueueFull);
-                        refused.push(sequence);
-                    } else {
-                        log += 1;
-                        outcomes.come_home(sequence, log);
-                    }
-                    homes.push(sequence);
-                }
-                _ => {
-                    outcomes.advance(log);
-                    let lowest = in_hand.iter().min().map_or(sent, |lowest| lowest - 1);
-                    assert_eq!(outcomes.acked(), lowest, "all below are at home, and all of the log is written");
-                    while let Some(range) = outcomes.next_refusal() {
-                        for sequence in range.first..range.first + u64::from(range.count) {
-                            let place = refused.iter().position(|other| *other == sequence).expect("it was refused, once");
-                            refused.swap_remove(place);
-                        }
-                    }
-                    assert!(refused.is_empty(), "all refusals were told");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn when_the_log_fails_what_is_not_written_is_refused_and_nothing_else() {
-        for (level, durable) in [(AckLevel::Accepted, 7), (AckLevel::Written, 7), (AckLevel::Durable, 4)] {
-            let watermark = if level == AckLevel::Durable { durable } else { 7 };
-            let mut outcomes = fresh(128, level);
-            (1..=6).for_each(|sequence| outcomes.take(sequence));
-            // In another order than their numbers, with others between them, across 2^32.
-            let base = (1 << 32) - 4;
-            for (sequence, log) in [(1, 3), (2, 9), (3, 4), (4, 6), (5, 7)] {
-                outcomes.come_home(sequence, base + log);
-            }
-            outcomes.advance(base + watermark);
-            outcomes.lose_unwritten(base + 7);
-            outcomes.lose(6, DropReason::StoreUnavailable);
-            outcomes.advance(base + watermark);
-            let refused = |first| Refused { first, count: 1, reason: DropReason::StoreUnavailable.code() };
-            assert_eq!(outcomes.next_refusal(), Some(refused(2)), "{level:?}");
-            assert_eq!(outcomes.next_refusal(), Some(refused(6)));
-            assert_eq!(outcomes.next_refusal(), None);
-            outcomes.advance(base + watermark);
-            // Of what was written and not synced nobody knows.
-            assert_eq!(outcomes.acked_to_tell(), if level == AckLevel::Durable { 0 } else { 6 }, "{level:?}");
-        }
     }
 }

@@ -6,10 +6,11 @@ use crate::ingest::numbering::{Next, Numbering};
 use crate::metrics::latency::LatencyRecorder;
 use crate::metrics::ledger::{Counter, DropReason};
 use crate::pool::ProducerStamp;
+use crate::storage::producers::ProducerTable;
 use crate::sys::clock::{Nanos, WallNanos};
 use crate::wire::ProducerId;
 use crate::wire::Tier;
-use crate::wire::session::{Ack, AckLevel, ClientMessage, Fault, MARK_BYTES, ServerMessage, SessionFault, Step, Welcome};
+use crate::wire::session::{Ack, AckLevel, ClientMessage, Fault, Hello, MARK_BYTES, ServerMessage, SessionFault, Step, Welcome};
 use crate::wire::session::{HELD_BYTES_MAX, Held};
 use crate::wire::{FrameLimits, session};
 
@@ -92,11 +93,24 @@ impl Seat {
     }
 
     /// A connection takes the seat, with its hello's word.
-    pub(super) fn begin(&mut self, connection: ConnectionRef, level: AckLevel, lowest_unacked: u64, now: Nanos) {
+    pub(super) fn begin(&mut self, connection: ConnectionRef, hello: &Hello<'_>, producers: &ProducerTable, now: Nanos) {
+        let (level, lowest_unacked) = (hello.level, hello.lowest_unacked);
         self.outcomes.begin(lowest_unacked, level);
+        if self.outcomes.has_to_learn() {
+            self.outcomes.learn(self.producer.and_then(|producer| producers.window(producer)));
+        }
         (self.connection, self.level, self.used_at) = (Some(connection), level, now);
         (self.next_sequence, self.cut) = (lowest_unacked, Cut::default());
         (self.welcome, self.is_ack_due, self.ending) = (Some(lowest_unacked), false, None);
+    }
+
+    /// Moves its acknowledgement as far as it goes; `producers` is what the log knows (OC6).
+    pub(super) fn advance(&mut self, watermark: u64, producers: &ProducerTable) {
+        self.outcomes.advance(watermark);
+        while self.outcomes.has_to_learn() {
+            self.outcomes.learn(self.producer.and_then(|producer| producers.window(producer)));
+            self.outcomes.advance(watermark);
+        }
     }
 
     /// Its connection is gone. What is in hand comes home all the same.

@@ -415,7 +415,7 @@ impl Tcp {
     ) {
         let seat = &mut self.sessions.seats[usize::from(number)];
         let Some(to) = seat.connection else { return };
-        seat.outcomes.advance(watermarks[seat.level as usize]);
+        seat.advance(watermarks[seat.level as usize], &self.sessions.wiring.producers);
         let stuck = seat.outbox.stuck_since(Nanos(ctx.now.0.saturating_sub(self.frame_deadline.0)));
         if stuck == Some(to) {
             return self.give_up(to.slot, intake, ctx);

@@ -445,6 +445,8 @@ impl Appender {
 
     fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
         let flush = match self.flight {
+            // A completion comes before anything may be written.
+            Flight::None if self.allocation.is_given_back() => None,
             Flight::None if self.open.records > 0 => Some(self.open.first_staged + self.options.flush_interval),
             Flight::Waiting { retry_at, .. } => Some(retry_at),
             _ => None,

@@ -143,7 +143,7 @@ impl Allocation {
         self.not_before.filter(|_| self.in_flight.is_none())
     }
 
-    fn is_given_back(&self) -> bool {
+    pub(super) fn is_given_back(&self) -> bool {
         self.in_flight.as_ref().is_some_and(|allocation| allocation.gives_back)
     }
 
