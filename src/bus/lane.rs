@@ -64,7 +64,20 @@ impl Shared {
     }
 
     fn slot(&self, position: u64) -> &AtomicU64 {
-        &self.slots[(position & (self.slots.len() as u64 - 1)) as usize]
+        &self.slots[self.place(position)]
+    }
+
+    #[inline]
+    fn place(&self, position: u64) -> usize {
+        (position & (self.slots.len() as u64 - 1)) as usize
+    }
+
+    /// The slots of `head..end` in their order: in two pieces, as they may go around the end of the memory.
+    #[inline]
+    fn pieces(&self, head: u64, end: u64) -> [&[AtomicU64]; 2] {
+        let (start, count) = (self.place(head), (end - head) as usize);
+        let around = (start + count).saturating_sub(self.slots.len());
+        [&self.slots[start..start + count - around], &self.slots[..around]]
     }
 }
 
@@ -248,9 +261,9 @@ impl LaneConsumer {
                 return 0;
             }
             let before = out.len();
-            for position in head..end {
+            for piece in self.shared.pieces(head, end) {
                 // SAFETY: only a number until the CAS succeeds, forgotten in `claim` if it fails (B2, B3).
-                out.push(unsafe { Event::from_raw(self.shared.slot(position).load(Ordering::Relaxed)) });
+                out.extend(piece.iter().map(|slot| unsafe { Event::from_raw(slot.load(Ordering::Relaxed)) }));
             }
             head = self.claim(head, end, out);
             if out.len() > before {
