@@ -1,8 +1,10 @@
 //! The pool against a model: whatever a node does with slots, each is in one place, the counts are right, and all come home.
 
+use std::num::NonZeroU128;
+
 use eventstream::pool::{
-    ClassStrides, EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, LentBuffer, OwnerLayout, PoolOwner, Releaser, SharedPool,
-    Slot, SlotClass, SlotUse, Source,
+    ClassStrides, EVENT_HEADER_BYTES, Event, EventFlags, EventHeader, LentBuffer, Outcome, OwnerLayout, PoolOwner, ProducerId,
+    ProducerStamp, Releaser, SharedPool, Slot, SlotClass, SlotUse, Source,
 };
 use eventstream::sys::clock::{Nanos, WallNanos};
 use eventstream::sys::io::GroupId;
@@ -44,12 +46,13 @@ enum Op {
     Acquire { owner: usize, class: SlotClass, used_for: SlotUse },
     GiveBack(usize),
     ChangeUse(usize, SlotUse),
-    Seal(usize),
+    Seal { slot: usize, session: bool },
     Lend(usize),
     TakeBack(usize),
     Release { event: usize, releaser: usize },
     Flush(usize),
     Collect(usize),
+    TakeOutcomes(usize),
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -60,12 +63,13 @@ fn any_op() -> impl Strategy<Value = Op> {
         6 => (0..OWNERS, class, used_for.clone()).prop_map(|(owner, class, used_for)| Op::Acquire { owner, class, used_for }),
         1 => any.clone().prop_map(Op::GiveBack),
         2 => (any.clone(), used_for).prop_map(|(slot, used_for)| Op::ChangeUse(slot, used_for)),
-        4 => any.clone().prop_map(Op::Seal),
+        4 => (any.clone(), proptest::bool::ANY).prop_map(|(slot, session)| Op::Seal { slot, session }),
         2 => any.clone().prop_map(Op::Lend),
         2 => any.clone().prop_map(Op::TakeBack),
         4 => (any, 0..RELEASERS).prop_map(|(event, releaser)| Op::Release { event, releaser }),
         2 => (0..RELEASERS).prop_map(Op::Flush),
         1 => (0..OWNERS).prop_map(Op::Collect),
+        1 => (0..OWNERS).prop_map(Op::TakeOutcomes),
     ]
 }
 
@@ -77,6 +81,8 @@ struct Out {
     used_for: SlotUse,
     /// Written into the slot: a slot in two places would show another's.
     id: u64,
+    /// A session waits to hear of its event.
+    session: bool,
 }
 
 struct World {
@@ -91,6 +97,8 @@ struct World {
     chained: Vec<Vec<Out>>,
     /// Flushed, not collected.
     stacked: Vec<Out>,
+    /// Home, and not free until a session has heard of it.
+    ended: Vec<Out>,
     next_id: u64,
 }
 
@@ -110,6 +118,7 @@ impl World {
             events: Vec::new(),
             chained: vec![Vec::new(); RELEASERS],
             stacked: Vec::new(),
+            ended: Vec::new(),
             next_id: 1,
         }
     }
@@ -118,7 +127,8 @@ impl World {
     fn out(&self) -> impl Iterator<Item = Out> + '_ {
         let held = self.slots.iter().map(|(_, out)| *out).chain(self.lent.iter().map(|(_, out)| *out));
         let events = self.events.iter().map(|(_, out)| *out);
-        held.chain(events).chain(self.chained.iter().flatten().copied()).chain(self.stacked.iter().copied())
+        let home = self.stacked.iter().chain(&self.ended).copied();
+        held.chain(events).chain(self.chained.iter().flatten().copied()).chain(home)
     }
 
     fn count(&self, wanted: impl Fn(&Out) -> bool) -> u32 {
@@ -134,7 +144,8 @@ impl World {
 
     /// The model of `collect`.
     fn came_home(&mut self, owner: usize) {
-        self.stacked.retain(|out| out.owner != owner);
+        let came = self.stacked.extract_if(.., |out| out.owner == owner);
+        self.ended.extend(came.filter(|out| out.session));
     }
 
     /// The model of asking for room: looks at what came home only if there seems to be none.
@@ -153,7 +164,7 @@ impl World {
         let id = self.next_id;
         self.next_id += 1;
         self.owners[owner].bytes_mut(&mut slot).fill(id as u8);
-        self.slots.push((slot, Out { owner, class, used_for, id }));
+        self.slots.push((slot, Out { owner, class, used_for, id, session: false }));
     }
 
     fn change_use(&mut self, index: usize, used_for: SlotUse) {
@@ -174,14 +185,20 @@ impl World {
         self.slots.push((slot, out));
     }
 
-    fn seal(&mut self, index: usize) {
-        let (mut slot, out) = self.slots.swap_remove(index);
+    fn seal(&mut self, index: usize, session: bool) {
+        let (mut slot, mut out) = self.slots.swap_remove(index);
         let tier = Tier::ALL.into_iter().find(|tier| SlotUse::of_tier(*tier) == out.used_for);
         let Some(tier) = tier.filter(|_| out.class.holds_events()) else { return self.slots.push((slot, out)) };
         let bytes = self.owners[out.owner].bytes_mut(&mut slot);
         assert!(bytes.iter().all(|byte| *byte == out.id as u8), "somebody else wrote into a held slot");
         bytes[EVENT_HEADER_BYTES] = b't';
-        let event = self.owners[out.owner].seal(slot, header(out.id, tier));
+        let mut header = header(out.id, tier);
+        if session {
+            let producer = ProducerId::new(NonZeroU128::MIN);
+            header = header.of_producer(ProducerStamp { producer, sequence: out.id });
+            out.session = true;
+        }
+        let event = self.owners[out.owner].seal(slot, header);
         self.events.push((event, out));
     }
 
@@ -210,11 +227,22 @@ impl World {
     }
 
     fn release(&mut self, index: usize, releaser: usize) {
-        let (event, out) = self.events.swap_remove(index);
+        let (mut event, out) = self.events.swap_remove(index);
         assert_eq!(self.shared.header(&event).id, out.id, "an event's slot belongs to somebody else");
         assert_eq!(self.shared.topic(&event), b"t");
+        self.shared.end(&mut event, Outcome::Handled);
         self.releasers[releaser].release(event);
         self.chained[releaser].push(out);
+    }
+
+    fn take_outcomes(&mut self, owner: usize) {
+        while let Some(ended) = self.owners[owner].ended() {
+            let is_it = |out: &Out| out.owner == owner && out.id == ended.stamp.sequence;
+            let index = self.ended.iter().position(is_it).expect("an event that has come home, told once");
+            self.ended.swap_remove(index);
+            self.owners[owner].free_ended();
+        }
+        assert!(self.ended.iter().all(|out| out.owner != owner), "a session did not hear of an event");
     }
 
     fn apply(&mut self, op: Op) {
@@ -232,7 +260,9 @@ impl World {
                     self.change_use(index, used_for);
                 }
             }
-            Op::Seal(index) => pick(index, self.slots.len()).into_iter().for_each(|index| self.seal(index)),
+            Op::Seal { slot, session } => {
+                pick(slot, self.slots.len()).into_iter().for_each(|index| self.seal(index, session));
+            }
             Op::Lend(index) => pick(index, self.slots.len()).into_iter().for_each(|index| self.lend(index)),
             Op::TakeBack(index) => pick(index, self.lent.len()).into_iter().for_each(|index| self.take_back(index)),
             Op::Release { event, releaser } => {
@@ -247,6 +277,7 @@ impl World {
                 self.owners[owner].collect();
                 self.came_home(owner);
             }
+            Op::TakeOutcomes(owner) => self.take_outcomes(owner),
         }
     }
 
@@ -276,8 +307,12 @@ impl World {
             self.release(0, 0);
         }
         drop(std::mem::take(&mut self.releasers)); // A releaser that ends sends home what it has.
-        for owner in &mut self.owners {
-            owner.collect();
+        self.stacked.extend(self.chained.iter_mut().flat_map(std::mem::take));
+        for id in 0..OWNERS {
+            self.owners[id].collect();
+            self.came_home(id);
+            self.take_outcomes(id);
+            let owner = &self.owners[id];
             assert_eq!(owner.gauges().free, owner.gauges().total, "free = total after the drain");
             assert_eq!(owner.events_out(), 0);
         }

@@ -39,32 +39,30 @@ impl Links {
     }
 }
 
-/// Slots on their way home, not yet visible to the owner.
+/// Slots on their way home, not yet visible to the owner. Nobody counts them.
 #[derive(Debug)]
 pub(crate) struct Chain {
     head: u32,
     tail: u32,
-    len: u32,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Self { head: NIL, tail: NIL, len: 0 }
+        Self { head: NIL, tail: NIL }
     }
 }
 
 impl Chain {
     pub(crate) fn push(&mut self, links: &Links, slot: u32) {
         links.set(slot, self.head);
-        if self.head == NIL {
+        if self.is_empty() {
             self.tail = slot;
         }
         self.head = slot;
-        self.len += 1;
     }
 
-    pub(crate) fn len(&self) -> u32 {
-        self.len
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head == NIL
     }
 }
 
@@ -80,7 +78,7 @@ impl ReleaseStack {
 
     /// Puts the whole chain on the stack and empties it.
     pub(crate) fn splice(&self, links: &Links, chain: &mut Chain) {
-        if chain.head == NIL {
+        if chain.is_empty() {
             return;
         }
         // Relaxed: the value is only a guess for the CAS, nothing is read through it.

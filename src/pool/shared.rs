@@ -268,15 +268,10 @@ impl Releaser {
         }
     }
 
-    /// Slots released but not yet flushed.
-    pub fn pending(&self) -> u32 {
-        self.chains.iter().map(Chain::len).sum()
-    }
-
     /// Sends everything home; one CAS per owner that gets something.
     pub fn flush(&mut self) {
         for (owner, chain) in self.pool.owners.iter().zip(&mut self.chains) {
-            if chain.len() == 0 {
+            if chain.is_empty() {
                 continue;
             }
             if owner.send_home(&self.pool.links, chain)
