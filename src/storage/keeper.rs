@@ -389,9 +389,13 @@ impl<D: LogFolder> Keeper<D> {
     }
 
     fn hand_over(&mut self, mut file: D::File, recycled: bool) -> io::Result<()> {
-        let before = file.len()?;
-        file.allocate(self.options.segment_bytes.next_multiple_of(BLOCK_BYTES as u64)).inspect_err(|_| {
-            // What a refused allocation has got is somebody else's space.
+        let (before, bytes) = (file.len()?, self.options.segment_bytes.next_multiple_of(BLOCK_BYTES as u64));
+        // A refused allocation would take, if only for a moment, what the active segment and everybody else could still use. (Where none is free,
+        // or the file system does not say, there is nothing to be taken.)
+        if (1..bytes.saturating_sub(before)).contains(&self.folder.free_bytes()?) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        file.allocate(bytes).inspect_err(|_| {
             let _ = file.set_len(before);
         })?;
         if file.len()? < BLOCK_BYTES as u64 {

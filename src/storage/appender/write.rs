@@ -114,6 +114,8 @@ pub(super) struct Allocation {
     end: u64,
     in_flight: Option<AllocationInFlight>,
     not_before: Option<Nanos>,
+    /// A write that is under way may have met what an allocation took for a moment.
+    is_in_the_way: bool,
 }
 
 #[derive(Debug)]
@@ -126,7 +128,7 @@ struct AllocationInFlight {
 
 impl Allocation {
     pub(super) fn new(step_bytes: u64, end: u64) -> Self {
-        Self { step_bytes_max: step_bytes, step_bytes, end, in_flight: None, not_before: None }
+        Self { step_bytes_max: step_bytes, step_bytes, end, in_flight: None, not_before: None, is_in_the_way: false }
     }
 
     pub(super) fn rests(&self) -> bool {
@@ -145,6 +147,11 @@ impl Allocation {
 
     pub(super) fn is_given_back(&self) -> bool {
         self.in_flight.as_ref().is_some_and(|allocation| allocation.gives_back)
+    }
+
+    /// Before a write: whether an allocation can take its space.
+    fn begin_write(&mut self) {
+        self.is_in_the_way = self.in_flight.is_some();
     }
 
     fn granted(&mut self, end: u64) {
@@ -206,6 +213,7 @@ impl Appender {
     fn submit_write<R: Ring>(&mut self, ctx: &mut Context<'_, R>, buffer: StagingBuffer, batch: SealedBatch, from: usize) {
         debug_assert!(from.is_multiple_of(BLOCK_BYTES) && from < batch.padded, "A1: whole blocks");
         let token = self.next_token(ctx, KIND_WRITE);
+        self.allocation.begin_write();
         self.counters.writes.add(1);
         self.counters.write_bytes.add((batch.padded - from) as u64);
         ctx.ring.write(token, batch.file, buffer, from..batch.padded, batch.offset + from as u64, self.write_sync());
@@ -272,6 +280,7 @@ impl Appender {
         let token = self.next_token(ctx, KIND_ALLOCATE);
         ctx.ring.allocate(token, self.open.file(), range.clone());
         self.allocation.in_flight = Some(AllocationInFlight { token, range, gives_back: false });
+        self.allocation.is_in_the_way = true;
         self.publish_in_flight();
     }
 
@@ -381,6 +390,8 @@ impl Appender {
     /// The kernel refused a write (A4).
     fn refused(&mut self, now: Nanos, errno: Errno, buffer: StagingBuffer, batch: SealedBatch, from: usize) {
         match errno.0 {
+            // What an allocation has taken is given back: there may be space.
+            libc::ENOSPC | libc::EDQUOT if self.allocation.is_in_the_way => self.wait(now, buffer, batch, from, INTERRUPTED_WAIT),
             // No space on the device, in the quota, or below RLIMIT_FSIZE: an operator can change that.
             libc::ENOSPC | libc::EDQUOT | libc::EFBIG => {
                 self.counters.no_space.add(1);

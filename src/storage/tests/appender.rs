@@ -407,11 +407,25 @@ fn what_a_refused_allocation_got_is_given_back_and_less_is_asked_for() {
         let range = bench.ring.given_back.last().expect("each time");
         assert!((1..=asked << 20).contains(&(range.end - range.start)), "{range:?} of {asked} MiB");
     }
+    // A write that meets what an allocation took for a moment is no want of space.
+    bench.advance(Nanos::from_millis(1001));
+    bench.push_many(Tier::Batch, 100);
+    bench.poll();
+    bench.ring.write_fates.push_back(WriteFate::Refused(libc::ENOSPC));
+    while bench.complete() {}
+    assert_eq!(bench.log.status().state(), StoreState::Running);
+    assert!(!bench.gate.is_store_unavailable());
+    // By itself it is.
+    bench.advance(Nanos::from_millis(1));
+    bench.poll();
+    bench.ring.write_fates.push_back(WriteFate::Refused(libc::ENOSPC));
+    while bench.complete() {}
+    assert!(matches!(bench.log.status().state(), StoreState::NoSpace { .. }));
     bench.ring.allocate_errno = None;
     second(&mut bench);
     assert!(bench.counters.allocations.get() > 0);
     bench.run_to_the_end();
-    assert_eq!(ids(&bench).len(), 600);
+    assert_eq!(ids(&bench).len(), 700);
 }
 
 #[test]
