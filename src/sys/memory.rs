@@ -13,6 +13,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::{Advice, MmapOptions};
@@ -218,10 +219,13 @@ pub fn advise_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
     }
 }
 
-/// A page-aligned buffer for direct writes; registered with a ring where that is possible.
+/// A page-aligned buffer for direct writes; in huge pages if it is long enough for one and the host gives them on request, so that a write is made of
+/// a few long pieces; registered with a ring where that is possible.
 #[derive(Debug)]
 pub struct StagingBuffer {
     map: memmap2::MmapMut,
+    /// Which part of the mapping it is.
+    part: Range<usize>,
     /// Its place in the ring's table of registered buffers.
     pub(crate) registered: Option<u16>,
 }
@@ -236,20 +240,28 @@ impl StagingBuffer {
     /// If `bytes` is no multiple of 4096.
     pub fn map(bytes: usize) -> io::Result<Self> {
         assert!(bytes.is_multiple_of(4096), "direct writes need whole blocks");
-        Ok(Self { map: memmap2::MmapMut::map_anon(bytes)?, registered: None })
+        // Room to begin where a huge page does. What is not used of it is never touched.
+        let slack = if bytes < HUGE_PAGE_BYTES { 0 } else { HUGE_PAGE_BYTES };
+        let map = memmap2::MmapMut::map_anon(bytes + slack)?;
+        let at = if slack == 0 { 0 } else { map.as_ptr().align_offset(HUGE_PAGE_BYTES) };
+        if slack > 0 {
+            // Best effort: pages of any size hold the same.
+            let _ = map.advise_range(Advice::HugePage, at, bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
+        }
+        Ok(Self { map, part: at..at + bytes, registered: None })
     }
 }
 
 impl std::ops::Deref for StagingBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.map
+        &self.map[self.part.clone()]
     }
 }
 
 impl std::ops::DerefMut for StagingBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.map
+        &mut self.map[self.part.clone()]
     }
 }
 
