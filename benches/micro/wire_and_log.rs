@@ -5,7 +5,8 @@ use std::hint::black_box;
 use eventstream::metrics::latency::LatencyRecorder;
 use eventstream::pool::Source;
 use eventstream::storage::format::{
-    BATCH_HEADER_BYTES, BatchHeader, BatchMark, Contents, LogKey, RECORD_HEADER_BYTES, RecordHeader, Records, encode_record,
+    BATCH_HEADER_BYTES, BatchHeader, BatchMark, Contents, LogKey, RECORD_HEADER_BYTES, RecordHeader, Records, crc32c,
+    crc32c_append, encode_record,
 };
 use eventstream::sys::clock::{Clock, HostClock, Nanos, WallNanos};
 use eventstream::wire::{FrameLimits, Parsed, Priority, Tier, encode_into, parse};
@@ -117,7 +118,7 @@ fn checksum() -> Pass {
     Box::new(move || {
         timed(|| {
             let payload = black_box(&buffer[BATCH_HEADER_BYTES..][..RECORDS * RECORD_BYTES]);
-            black_box(payload.chunks(CHECKSUM_STEP_BYTES).fold(0, crc32c::crc32c_append));
+            black_box(payload.chunks(CHECKSUM_STEP_BYTES).fold(0, crc32c_append));
         })
     })
 }
@@ -133,7 +134,7 @@ fn encode_whole_batch(buffer: &mut [u8], payload: &[u8]) {
     for number in 0..RECORDS as u64 {
         append(buffer, &mut end, &mut contents, number, payload);
         if end - crc_end >= CHECKSUM_STEP_BYTES {
-            crc = crc32c::crc32c_append(crc, &buffer[crc_end..end]);
+            crc = crc32c_append(crc, &buffer[crc_end..end]);
             crc_end = end;
         }
     }
@@ -147,7 +148,7 @@ fn encode_whole_batch(buffer: &mut [u8], payload: &[u8]) {
         durable_bytes_lag: 0,
         epoch: 1,
         chain: 0,
-        payload_crc: crc32c::crc32c_append(crc, &buffer[crc_end..end]),
+        payload_crc: crc32c_append(crc, &buffer[crc_end..end]),
     };
     buffer[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(log_key()).0);
 }
@@ -164,7 +165,7 @@ fn read_back() -> Pass {
         timed(|| {
             let (header, _) = BatchHeader::decode(black_box(&buffer), log_key()).expect("it was encoded");
             let payload = &buffer[BATCH_HEADER_BYTES..][..header.payload_bytes as usize];
-            assert_eq!(crc32c::crc32c(payload), header.payload_crc);
+            assert_eq!(crc32c(payload), header.payload_crc);
             let records = Records::new(payload).inspect(|record| _ = black_box(record)).filter(Result::is_ok).count();
             assert_eq!(records, RECORDS);
         })

@@ -11,7 +11,7 @@ use super::world::{Outcome, Past, World};
 use crate::metrics::ledger::LedgerTerms;
 use crate::pool::Source;
 use crate::storage::StoreState;
-use crate::storage::format::BATCH_HEADER_BYTES;
+use crate::storage::format::{BATCH_HEADER_BYTES, crc32c_append};
 use crate::storage::node_reader::{NodeReader, verify};
 use crate::sys::clock::Clock;
 use crate::wire::session::AckLevel;
@@ -121,6 +121,6 @@ impl World {
             let ground = self.ground(AckLevel::Accepted, &disk);
             self.sessions.iter().for_each(|client| session_oracle::check_told_all(&stored, client, ground));
         }
-        disk.content().values().fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes))
+        disk.content().values().fold(0, |crc, bytes| crc32c_append(crc, bytes))
     }
 }

@@ -13,7 +13,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::format::{BLOCK_BYTES, BatchHeader, BatchMark, Contents, EPOCH_MAX, Footer, LogKey, SegmentHeader};
+use super::format::{BLOCK_BYTES, BatchHeader, BatchMark, Contents, EPOCH_MAX, Footer, LogKey, SegmentHeader, crc32c};
 use super::keeper::{Handover, Keeper, KeeperCounters, KeeperSeat, SegmentOptions};
 use super::log_file::{LogFile, LogFolder, read_full};
 use super::names::SegmentName;
@@ -273,7 +273,7 @@ fn append(
         durable_bytes_lag: if matches!(mark, BatchMark::Opened | BatchMark::Closed) { 0 } else { u16::MAX },
         epoch,
         chain: so_far.chain,
-        payload_crc: crc32c::crc32c(payload),
+        payload_crc: crc32c(payload),
     };
     let (bytes, crc) = header.encode(LogKey::of(so_far.log_id));
     file.write_at(&[&bytes, payload].concat(), so_far.offset)?;

@@ -12,7 +12,7 @@
 
 use super::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchMark, Contents, FIRST_BATCH_OFFSET, LogKey, RecordHeader, SegmentHeader,
-    encode_record,
+    crc32c_append, encode_record,
 };
 use crate::pool::Source;
 use crate::sys::clock::{Nanos, WallNanos};
@@ -22,7 +22,7 @@ use crate::sys::prefetch::prefetch_write;
 use crate::wire::Tier;
 
 /// The checksum runs this far behind the records at most: 32 KiB are still in the cache that they were just written to, and the seal
-/// of a full batch doesn't stop the core for 2 MiB at once (80 µs at 27 GB/s).
+/// of a full batch doesn't stop the core for 2 MiB at once (30 µs at 66 GB/s).
 const CRC_STEP_BYTES: usize = 32 << 10;
 
 /// How far ahead of the records the buffer's lines are fetched for writing. The disk, or whoever reads for it, had them since they were last
@@ -233,7 +233,7 @@ impl OpenBatch {
     }
 
     fn checksum_to_end(&mut self) {
-        self.crc = crc32c::crc32c_append(self.crc, &self.buffer[self.crc_end..self.end]);
+        self.crc = crc32c_append(self.crc, &self.buffer[self.crc_end..self.end]);
         self.crc_end = self.end;
     }
 

@@ -18,7 +18,7 @@ use std::io;
 
 use super::format::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, BLOCK_BYTES, BatchHeader, BatchMark, Contents, FIRST_BATCH_OFFSET, FOOTER_BYTES,
-    FOOTER_MAGIC, Footer, FormatError, LogKey, SEGMENT_HEADER_BYTES, SegmentHeader,
+    FOOTER_MAGIC, Footer, FormatError, LogKey, SEGMENT_HEADER_BYTES, SegmentHeader, crc32c_append,
 };
 use super::log_file::{LogFile, read_full};
 use super::producers::is_snapshot;
@@ -459,7 +459,7 @@ fn read_payload<F: LogFile>(
         if piece.len() < want {
             return Ok(Some(Fault::CutShort));
         }
-        crc = crc32c::crc32c_append(crc, piece);
+        crc = crc32c_append(crc, piece);
         payload.extend_from_slice(piece);
         at += want as u64;
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::CeilingError;
 use super::stream::{Arrival, Intake, sync_token, write_token};
+use crate::storage::format::crc32c_append;
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::sys::features::Features;
 use crate::sys::file::allocate;
@@ -174,7 +175,7 @@ impl<'a> Appender<'a> {
     /// One checksum and one write for the batch.
     fn seal(&mut self, ring: &mut Uring) -> Result<(), CeilingError> {
         if let Some(buffer) = &self.open {
-            self.checksum = crc32c::crc32c_append(self.checksum, &buffer[..self.filled]);
+            self.checksum = crc32c_append(self.checksum, &buffer[..self.filled]);
         }
         self.submit(ring, WriteSync::None)
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 use super::spsc;
+use crate::storage::format::crc32c;
 use crate::sys::clock::{Clock, HostClock, Nanos};
 use crate::sys::process::pin_current_thread;
 
@@ -42,7 +43,7 @@ pub(super) fn system_call_ns(at_most: Nanos) -> f64 {
 /// CRC-32C of 64 KiB in cache, GB/s.
 pub(super) fn checksum_gb_per_second(at_most: Nanos) -> f64 {
     let bytes: Vec<u8> = (0..CHECKSUM_BYTES).map(|at| at as u8).collect();
-    CHECKSUM_BYTES as f64 / cost_ns(at_most, 16, || crc32c::crc32c(black_box(&bytes)))
+    CHECKSUM_BYTES as f64 / cost_ns(at_most, 16, || crc32c(black_box(&bytes)))
 }
 
 /// A cache line to another core and back, nanoseconds. The calling thread is on its own core already.

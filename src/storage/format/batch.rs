@@ -16,6 +16,7 @@
 //! exact; a distance that does not fit says less than was known, never more. Highest event id and latest receipt are not here: they come
 //! from the records ([`super::Contents`]), which whoever needs them reads anyway. The log id is not here either: it is in the checks (F4).
 
+use super::checksum::crc32c;
 use super::record::RECORD_HEADER_BYTES;
 use super::{BATCH_BYTES_MAX, FormatError, u32_at, u64_at};
 use crate::sys::clock::WallNanos;
@@ -54,7 +55,7 @@ impl LogKey {
     /// The key with which these bytes would be a batch header, if any; so far nothing says that it is one.
     pub fn assumed(header: &[u8]) -> Option<Self> {
         let header = header.get(..BATCH_HEADER_BYTES)?;
-        let key = Self(u32_at(header, 44) ^ crc32c::crc32c(&header[..44]));
+        let key = Self(u32_at(header, 44) ^ crc32c(&header[..44]));
         header.starts_with(&BATCH_MAGIC).then_some(key)
     }
 
@@ -145,7 +146,7 @@ impl BatchHeader {
         out[32..36].copy_from_slice(&sequence_lag.to_le_bytes());
         out[36..40].copy_from_slice(&self.chain.to_le_bytes());
         out[40..44].copy_from_slice(&key.mix(self.payload_crc).to_le_bytes());
-        let crc = crc32c::crc32c(&out[..44]);
+        let crc = crc32c(&out[..44]);
         out[44..48].copy_from_slice(&key.mix(crc).to_le_bytes());
         (out, crc)
     }
@@ -159,7 +160,7 @@ impl BatchHeader {
         if bytes[..4] != BATCH_MAGIC {
             return Err(FormatError::Magic);
         }
-        let crc = crc32c::crc32c(&bytes[..44]);
+        let crc = crc32c(&bytes[..44]);
         if key.mix(crc) != u32_at(bytes, 44) {
             return Err(FormatError::Checksum);
         }

@@ -23,13 +23,15 @@
 //!   first, or its epoch is older than that of the batches before it.
 //! - **F6** A batch explains itself: what a record refers to (its producer's id) is in the same payload, before it.
 //!
-//! CRC-32C (Castagnoli) as in RFC 3720 B.4, the `crc32c` crate.
+//! CRC-32C (Castagnoli) as in RFC 3720 B.4 ([`crc32c`]).
 
 mod batch;
+mod checksum;
 mod record;
 mod segment;
 
 pub use batch::{BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, BatchMark, EPOCH_MAX, LogKey};
+pub use checksum::{crc32c, crc32c_append};
 pub(in crate::storage) use record::ID_PLACE_IN_RECORD;
 pub use record::{Contents, RECORD_HEADER_BYTES, RECORD_HEADER_BYTES_MAX, RecordBytes, RecordHeader, Records, encode_record};
 pub use segment::{FOOTER_BYTES, FOOTER_MAGIC, Footer, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SegmentHeader};

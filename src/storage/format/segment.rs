@@ -42,6 +42,7 @@
 //! | 96 | 28 | zero |
 //! | 124 | 4 | CRC-32C of bytes 0..124 |
 
+use super::checksum::crc32c;
 use super::{
     BatchHeader, BatchMark, Contents, EPOCH_MAX, FIRST_BATCH_OFFSET, FORMAT_VERSION, FormatError, u16_at, u32_at, u64_at,
 };
@@ -90,7 +91,7 @@ fn check_fixed(bytes: &[u8], magic: [u8; 8]) -> Result<(), FormatError> {
     }
     // The version first: another one may have its checksum elsewhere.
     let crc_at = bytes.len() - 4;
-    let crc_fits = crc32c::crc32c(&bytes[..crc_at]) == u32_at(bytes, crc_at);
+    let crc_fits = crc32c(&bytes[..crc_at]) == u32_at(bytes, crc_at);
     match (u16_at(bytes, 8), u16_at(bytes, 10) as usize) {
         (FORMAT_VERSION, length) if crc_fits => {
             if length == bytes.len() {
@@ -123,7 +124,7 @@ impl SegmentHeader {
         let flags = u32::from(self.recycled) | u32::from(self.mended) << 1;
         out[60..64].copy_from_slice(&flags.to_le_bytes());
         out[64..72].copy_from_slice(&self.latest_receipt_before.0.to_le_bytes());
-        let crc = crc32c::crc32c(&out[..92]);
+        let crc = crc32c(&out[..92]);
         out[92..96].copy_from_slice(&crc.to_le_bytes());
         out
     }
@@ -262,7 +263,7 @@ impl Footer {
         out[80..88].copy_from_slice(&self.latest_receipt.0.to_le_bytes());
         out[88..92].copy_from_slice(&self.chain.to_le_bytes());
         out[92..96].copy_from_slice(&self.node.to_le_bytes());
-        let crc = crc32c::crc32c(&out[..124]);
+        let crc = crc32c(&out[..124]);
         out[124..128].copy_from_slice(&crc.to_le_bytes());
         out
     }
