@@ -289,7 +289,7 @@ options! {
     /// How --durability always makes a write durable; auto: the faster one, by a probe in the data folder.
     sync_method: SyncChoice = "auto", Any;
     /// Staged events that start a write before its interval is over; a trigger, never a cap.
-    flush_events: u32 = "4096", Between(1, 1 << 20);
+    flush_events: u32 = "16384", Between(1, 1 << 20);
     /// How long a staged event waits for others before its write, microseconds.
     flush_interval_us: u32 = "500", Between(1, 10_000_000);
     /// How long written bytes wait for their group's sync, microseconds.

@@ -282,6 +282,11 @@ impl SimFile {
         self.with(|file| file.write_back(rng));
     }
 
+    /// What was written with `O_DSYNC`.
+    pub(super) fn sync_range(&self, bytes: Range<usize>) {
+        self.with(|file| file.sync_range(bytes));
+    }
+
     /// A sync has failed: what it was to make stable is so, or lost, sector by sector.
     pub(super) fn lose_unsynced(&self, rng: &mut Rng, met: &Met) {
         self.with(|file| file.lose_unsynced(rng, met));

@@ -358,7 +358,7 @@ impl Kernel {
         }
         file.write_at(&bytes[..count], offset).expect("asked for its room above");
         if sync == WriteSync::DataSync {
-            file.sync().expect("a simulated file always can");
+            file.sync_range(offset as usize..offset as usize + count);
         } else if self.rng.chance(self.faults.write_back) {
             file.write_back(&mut self.rng);
         }

@@ -104,6 +104,8 @@ impl SimNode {
 
 /// Producers that the node's sessions remember: more than there are.
 const PRODUCERS: u32 = 16;
+/// A batch of some ten events is a bulk write.
+const BULK_BYTES: usize = 1 << 10;
 
 /// Events of the service lanes.
 const SERVICE_LANE_EVENTS: usize = 4;
@@ -410,6 +412,7 @@ impl Builder<'_> {
         let options = AppenderOptions {
             staging_bytes: AppenderOptions::staging_bytes_min(FRAME_BYTES_MAX as usize + 64),
             flush_events: self.scenario.flush_events,
+            bulk_bytes: BULK_BYTES,
             durability: self.scenario.durability,
             sync_method: self.scenario.sync_method,
             commit_bytes: 16 << 10,

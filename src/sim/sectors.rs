@@ -183,6 +183,14 @@ impl FileBytes {
         self.stable_len = self.len();
     }
 
+    /// These bytes are stable, and as much of the length as is needed to read them back. No other byte is: a write with `O_DSYNC` promises nothing
+    /// of those before it.
+    pub(super) fn sync_range(&mut self, bytes: Range<usize>) {
+        let whole = bytes.start.div_ceil(SECTOR_BYTES)..bytes.end.div_ceil(SECTOR_BYTES);
+        self.unsynced.retain(|number, _| !whole.contains(number));
+        self.stable_len = self.stable_len.max(bytes.end.min(self.len()));
+    }
+
     /// Some of what is not stable becomes so by itself.
     pub(super) fn write_back(&mut self, rng: &mut Rng) {
         self.unsynced.retain(|_, _| rng.chance(500));
@@ -275,6 +283,20 @@ mod tests {
         for at in [100, 101, PAGE_BYTES, 5 * PAGE_BYTES + 1] {
             assert_eq!(file.read(at, &mut [0; 16]), 0, "{at}");
         }
+    }
+
+    #[test]
+    fn a_synced_range_is_stable_and_what_was_written_before_it_is_not() {
+        let mut file = FileBytes::stable_from(&[7; 4 * SECTOR_BYTES]);
+        file.write(0, &[8; SECTOR_BYTES]);
+        file.write(SECTOR_BYTES, &[9; SECTOR_BYTES]);
+        file.write(4 * SECTOR_BYTES, &[9; SECTOR_BYTES]);
+        file.sync_range(SECTOR_BYTES..2 * SECTOR_BYTES);
+        let stable = file.stable().seen();
+        assert_eq!((stable[0], stable[SECTOR_BYTES], stable.len()), (7, 9, 4 * SECTOR_BYTES));
+        file.sync_range(4 * SECTOR_BYTES..5 * SECTOR_BYTES);
+        let stable = file.stable().seen();
+        assert_eq!((stable[0], stable[4 * SECTOR_BYTES]), (7, 9), "it can be read back");
     }
 
     #[test]

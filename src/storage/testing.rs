@@ -175,6 +175,11 @@ impl TestRing {
         self.disk.file(fd).expect("an appender has files only")
     }
 
+    /// What was submitted first completes last.
+    pub fn delay_oldest(&mut self) {
+        self.pending.rotate_left(1);
+    }
+
     fn complete_oldest(&mut self) -> Option<Completion> {
         let (token, op) = self.pending.pop_front()?;
         let result = match op {
@@ -235,9 +240,10 @@ pub(super) fn identity() -> LogIdentity {
     LogIdentity { node: 0, log_id: 0x5eed, wall: WallNanos(1_700_000_000_000_000_000) }
 }
 
-/// Small buffers, no allocation ahead, everything else as usual.
+/// Small buffers, no allocation ahead, no bulk writes, everything else as usual.
 pub(super) fn small() -> AppenderOptions {
-    AppenderOptions { staging_bytes: 16 << 10, flush_events: 100, allocate_bytes: 0, ..AppenderOptions::default() }
+    let usual = AppenderOptions::default();
+    AppenderOptions { staging_bytes: 16 << 10, flush_events: 100, bulk_bytes: usize::MAX / 4, allocate_bytes: 0, ..usual }
 }
 
 pub(super) fn small_pool(slots: u32) -> (Arc<SharedPool>, PoolOwner) {

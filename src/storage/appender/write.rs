@@ -10,8 +10,12 @@ use super::{Appender, AppenderOptions, Durability};
 use crate::agent::Context;
 use crate::planted::{Bug, is_planted};
 use crate::sys::clock::Nanos;
-use crate::sys::io::{Completion, Errno, Fd, Ring, Token};
+use crate::sys::io::{Completion, Errno, Fd, Ring, Token, WriteSync};
 use crate::sys::memory::StagingBuffer;
+
+/// A batch may wait so many intervals for more, once it is a bulk write, and is written when it is so many times as long as one (A9).
+const BULK_INTERVALS: u64 = 4;
+const BULK_FULL: usize = 4;
 
 const KIND_WRITE: u8 = 1;
 const KIND_SYNC: u8 = 2;
@@ -95,8 +99,13 @@ impl Syncs {
         self.left_behind == Some(file) || self.in_flight.is_some_and(|sync| sync.file == file)
     }
 
+    /// Whether there is no write that no submitted sync covers.
+    fn covers_all(&self) -> bool {
+        self.since.is_none() && self.left_behind.is_none()
+    }
+
     pub(super) fn rests(&self, has_failed: bool) -> bool {
-        self.in_flight.is_none() && (has_failed || (self.since.is_none() && self.left_behind.is_none()))
+        self.in_flight.is_none() && (has_failed || self.covers_all())
     }
 }
 
@@ -178,9 +187,35 @@ impl Appender {
     }
 
     pub(super) fn write_if_due<R: Ring>(&mut self, ctx: &mut Context<'_, R>) {
-        let enough = self.open.records >= self.options.flush_events || self.is_draining;
-        if self.open.records > 0 && (enough || ctx.now >= self.open.first_staged + self.options.flush_interval) {
+        if self.write_due().is_some_and(|due| self.is_draining || ctx.now >= due) {
             self.start_write(ctx);
+        }
+    }
+
+    /// When the open batch is to be written (A9); `None`: there is nothing in it.
+    pub(super) fn write_due(&self) -> Option<Nanos> {
+        let (open, options) = (&self.open, &self.options);
+        if open.records == 0 {
+            None
+        } else if open.records >= options.flush_events || open.payload_bytes() >= options.bulk_bytes * BULK_FULL {
+            Some(open.first_staged)
+        } else if open.payload_bytes() >= options.bulk_bytes {
+            Some(open.first_staged + Nanos(options.flush_interval.0 * BULK_INTERVALS))
+        } else {
+            Some(open.first_staged + options.flush_interval)
+        }
+    }
+
+    /// How the next write becomes durable: by itself, or by a sync that comes after it, or some time.
+    ///
+    /// In a group by itself, if it is a bulk write (A9) and the first of its group: all before it is covered by a sync that was submitted.
+    fn sync_of_next(&self, batch: &SealedBatch) -> WriteSync {
+        let is_bulk = batch.header.payload_bytes as usize >= self.options.bulk_bytes;
+        match (self.options.durability, self.options.sync_method) {
+            _ if is_planted(Bug::NoFsync) => WriteSync::None,
+            (Durability::Always, SyncMethod::Dsync) => WriteSync::DataSync,
+            (Durability::Group, SyncMethod::Dsync) if is_bulk && self.syncs.covers_all() => WriteSync::DataSync,
+            _ => WriteSync::None,
         }
     }
 
@@ -206,6 +241,7 @@ impl Appender {
         self.latest_receipt = self.latest_receipt.max(batch.contents.latest_receipt);
         self.producers.next_batch();
         self.inlets.iter_mut().for_each(|inlet| inlet.sealed = inlet.staged);
+        self.flight_sync = self.sync_of_next(&batch);
         self.submit_write(ctx, buffer, batch, 0);
         true
     }
@@ -216,7 +252,7 @@ impl Appender {
         self.allocation.begin_write();
         self.counters.writes.add(1);
         self.counters.write_bytes.add((batch.padded - from) as u64);
-        ctx.ring.write(token, batch.file, buffer, from..batch.padded, batch.offset + from as u64, self.write_sync());
+        ctx.ring.write(token, batch.file, buffer, from..batch.padded, batch.offset + from as u64, self.flight_sync);
         if is_planted(Bug::EarlyAck) {
             self.status.set_written(batch.header.end_sequence(), batch.offset + batch.end as u64, batch.chain);
         }
@@ -365,17 +401,14 @@ impl Appender {
         self.counters.events.add(u64::from(batch.header.record_count));
         self.counters.bytes.add(bytes);
         self.stages.written.record_all(&self.flight_samples, now);
-        match (self.options.durability, self.options.sync_method) {
-            (Durability::None, _) => {}
-            (Durability::Group, _) | (Durability::Always, SyncMethod::Fdatasync) => {
-                self.syncs.since = self.syncs.since.or(Some(now));
-                self.syncs.bytes += bytes;
-                self.syncs.samples.extend(&self.flight_samples);
-            }
-            (Durability::Always, SyncMethod::Dsync) => {
-                self.stages.durable.record_all(&self.flight_samples, now);
-                self.durable(batch.file, end_sequence, end_bytes);
-            }
+        // What was synced by itself is durable once all before it is (A7); until then it waits for a sync as others do.
+        if self.flight_sync == WriteSync::DataSync && self.syncs.rests(false) {
+            self.stages.durable.record_all(&self.flight_samples, now);
+            self.durable(batch.file, end_sequence, end_bytes);
+        } else if self.options.durability != Durability::None {
+            self.syncs.since = self.syncs.since.or(Some(now));
+            self.syncs.bytes += bytes;
+            self.syncs.samples.extend(&self.flight_samples);
         }
         self.retire_if_done();
     }

@@ -67,6 +67,89 @@ fn a_write_waits_for_enough_events_or_the_interval() {
     assert_eq!(bench.ring.pending_writes(), 1, "500 us are enough");
 }
 
+/// Bulk writes from 1,000 bytes on.
+fn bulk() -> AppenderOptions {
+    AppenderOptions { bulk_bytes: 1_000, flush_events: 1_000_000, ..small() }
+}
+
+/// More than 1,000 bytes of records, less than 4,000.
+const BULK_EVENTS: usize = 40;
+
+#[test]
+fn a_bulk_write_waits_for_four_intervals_or_four_times_as_much() {
+    let mut bench = Bench::new(bulk(), SimDisk::new());
+    bench.push_many(Tier::Batch, BULK_EVENTS);
+    let work = bench.poll();
+    assert_eq!(work.next_deadline, Some(bench.ring.now + Nanos::from_micros(2000)));
+    bench.advance(Nanos::from_micros(1999));
+    bench.poll();
+    assert_eq!(bench.ring.pending_writes(), 0);
+    bench.advance(Nanos::from_micros(1));
+    bench.poll();
+    assert_eq!(bench.ring.pending_writes(), 1, "four intervals are enough");
+    bench.complete();
+    bench.push_many(Tier::Batch, 4 * BULK_EVENTS);
+    bench.poll();
+    assert_eq!(bench.ring.pending_writes(), 1, "four times 1,000 bytes are enough");
+}
+
+#[test]
+fn in_a_group_a_bulk_write_is_durable_by_itself() {
+    let mut bench = Bench::new(bulk(), SimDisk::new());
+    for written in [1, 2] {
+        bench.push_many(Tier::Batch, 4 * BULK_EVENTS);
+        bench.poll();
+        bench.complete();
+        assert_eq!(bench.log.status().durable_sequence(), written * 4 * BULK_EVENTS as u64);
+    }
+    assert!(bench.ring.writes.iter().all(|(_, _, sync)| *sync == WriteSync::DataSync));
+    bench.advance(Nanos::from_millis(10));
+    let work = bench.poll();
+    assert_eq!((bench.ring.pending_syncs(), work.next_deadline), (0, None), "nothing is left to be synced");
+}
+
+#[test]
+fn a_bulk_write_is_not_durable_before_what_was_written_before_it() {
+    let mut bench = Bench::new(bulk(), SimDisk::new());
+    let status = bench.log.status().clone();
+    bench.push(Tier::Batch);
+    bench.poll();
+    bench.advance(Nanos::from_micros(500));
+    bench.poll();
+    bench.complete(); // A small one: 1 event, for a group.
+    bench.push_many(Tier::Batch, 4 * BULK_EVENTS);
+    bench.poll();
+    assert_eq!(bench.ring.writes.last().unwrap().2, WriteSync::None, "no sync of the small one was submitted yet");
+    bench.complete();
+    bench.advance(Nanos::from_millis(2));
+    bench.poll();
+    assert_eq!(bench.ring.pending_syncs(), 1);
+    // A second bulk write; it completes before the sync that was submitted before it.
+    bench.push_many(Tier::Batch, 4 * BULK_EVENTS);
+    bench.poll();
+    assert_eq!(bench.ring.writes.last().unwrap().2, WriteSync::DataSync);
+    bench.ring.delay_oldest();
+    bench.complete();
+    assert_eq!((status.written_sequence(), status.durable_sequence()), (1 + 8 * BULK_EVENTS as u64, 0));
+    bench.complete(); // The sync.
+    assert_eq!(status.durable_sequence(), 1 + 4 * BULK_EVENTS as u64);
+    bench.advance(Nanos::from_millis(2));
+    bench.poll();
+    bench.complete(); // The sync of a group that the second one has joined.
+    assert_eq!(status.durable_sequence(), 1 + 8 * BULK_EVENTS as u64);
+}
+
+#[test]
+fn without_a_sync_in_the_write_a_bulk_write_waits_for_its_group() {
+    let mut bench = Bench::new(AppenderOptions { sync_method: SyncMethod::Fdatasync, ..bulk() }, SimDisk::new());
+    bench.push_many(Tier::Batch, 4 * BULK_EVENTS);
+    bench.poll();
+    bench.complete();
+    assert_eq!((bench.ring.writes[0].2, bench.log.status().durable_sequence()), (WriteSync::None, 0));
+    bench.run_to_the_end();
+    assert_eq!((bench.ring.syncs, bench.log.status().durable_sequence()), (1, 4 * BULK_EVENTS as u64));
+}
+
 #[test]
 fn the_count_is_a_trigger_and_no_cap() {
     let mut bench = Bench::new(AppenderOptions { staging_bytes: 1 << 20, ..small() }, SimDisk::new());
