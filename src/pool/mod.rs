@@ -220,22 +220,32 @@ impl OwnerLayout {
     }
 }
 
-/// A ticket to a slot, packed: slot number 32 bits, class 8, owner 8, the pool's stamp 16 (P2).
+/// Racks of an owner: a power of two, for the sake of the arithmetic.
+pub(crate) const RACK_CLASSES: usize = SlotClass::COUNT.next_power_of_two();
+
+/// A ticket to a slot, packed: slot number 32 bits, its rack 16 (class 3 bits, owner 8), the pool's stamp 16 (P2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
 impl Ticket {
     pub(crate) const fn new(slot: u32, class: SlotClass, owner: u8, pool: u16) -> Self {
-        Self(slot as u64 | (class as u64) << 32 | (owner as u64) << 40 | (pool as u64) << 48)
+        Self(slot as u64 | (Self::rack_of(owner, class as usize) as u64) << 32 | (pool as u64) << 48)
     }
     pub(crate) const fn slot(self) -> u32 {
         self.0 as u32
     }
+    /// One owner's slots of one class: a place in tables that have one for each owner and class.
+    pub(crate) const fn rack(self) -> usize {
+        (self.0 >> 32) as u16 as usize
+    }
+    pub(crate) const fn rack_of(owner: u8, class: usize) -> usize {
+        owner as usize * RACK_CLASSES + class
+    }
     pub(crate) fn class(self) -> SlotClass {
-        SlotClass::ALL[(self.0 >> 32) as u8 as usize]
+        SlotClass::ALL[self.rack() % RACK_CLASSES]
     }
     pub(crate) const fn owner(self) -> u8 {
-        (self.0 >> 40) as u8
+        (self.rack() / RACK_CLASSES) as u8
     }
     pub(crate) const fn pool(self) -> u16 {
         (self.0 >> 48) as u16

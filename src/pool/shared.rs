@@ -7,7 +7,8 @@ use crossbeam_utils::CachePadded;
 
 use super::release::{Chain, Links, ReleaseStack};
 use super::{
-    ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, EventView, Outcome, OwnerLayout, PoolOwner, SlotClass, Ticket,
+    ClassStrides, EVENT_HEADER_BYTES, Event, EventHeader, EventView, Outcome, OwnerLayout, PoolOwner, RACK_CLASSES, SlotClass,
+    Ticket,
 };
 use crate::planted::{Bug, is_planted};
 use crate::sync::{AtomicBool, Ordering, fence};
@@ -28,13 +29,21 @@ pub(super) struct OwnerShared {
     waker: OnceLock<Waker>,
 }
 
+/// Where one owner's slots of one class are.
+#[derive(Clone, Copy, Default)]
+struct Rack {
+    /// Where slot number 0 would begin. Wraps below the arena; a real slot's number brings it back.
+    bias: usize,
+    stride: usize,
+}
+
 /// One node's arena and everything needed to resolve tickets in it. `Sync`: all mutation goes through unique tickets (P1).
 pub struct SharedPool {
     arena: Arena,
     /// Marks this pool's tickets (P2).
     stamp: u16,
-    /// By owner and class: where slot number 0 would begin. Wraps below the arena; a real slot's number brings it back.
-    bias: Box<[[usize; SlotClass::COUNT]]>,
+    /// By owner and class.
+    racks: Box<[Rack]>,
     strides: ClassStrides,
     pub(super) links: Links,
     pub(super) owners: Box<[CachePadded<OwnerShared>]>,
@@ -62,23 +71,22 @@ impl SharedPool {
         // Slot numbers run owner by owner, so that an owner finds a slot's entry by one subtraction; the arena runs class by
         // class, so that chunks begin on a page.
         let mut slots = 0u32;
-        let mut bias = Vec::with_capacity(owners.len());
+        let mut racks = vec![Rack::default(); owners.len() * RACK_CLASSES];
         let mut first_slots = Vec::with_capacity(owners.len());
-        for layout in owners {
+        for (owner, layout) in owners.iter().enumerate() {
             first_slots.push(slots);
-            bias.push(std::array::from_fn(|class| {
+            for (class, start) in class_start.iter_mut().enumerate() {
                 let stride = strides.0[class] as usize;
-                let here = class_start[class].wrapping_sub(slots as usize * stride);
-                class_start[class] += layout.slots[class] as usize * stride;
+                racks[Ticket::rack_of(owner as u8, class)] = Rack { bias: start.wrapping_sub(slots as usize * stride), stride };
+                *start += layout.slots[class] as usize * stride;
                 slots = slots.checked_add(layout.slots[class]).expect("slot numbers are below 2^32");
-                here
-            }));
+            }
         }
         let shared = Arc::new(SharedPool {
             arena,
             // Wraps after 2^16 pools: a ticket of a pool that many before this one would pass for ours, which no engine makes.
             stamp: STAMPS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            bias: bias.into(),
+            racks: racks.into(),
             strides,
             links: Links::new(slots as usize),
             owners: owners.iter().map(|_| CachePadded::new(OwnerShared::new())).collect(),
@@ -122,9 +130,8 @@ impl SharedPool {
     pub(super) fn locate(&self, ticket: Ticket) -> (*mut u8, usize) {
         // One compare, always: a safe caller must not be able to reach beyond the arena with another pool's ticket.
         assert!(ticket.pool() == self.stamp, "P2: a ticket of another pool");
-        let class = ticket.class().index();
-        let stride = self.strides.0[class] as usize;
-        let offset = self.bias[ticket.owner() as usize][class].wrapping_add(ticket.slot() as usize * stride);
+        let Rack { bias, stride } = self.racks[ticket.rack()];
+        let offset = bias.wrapping_add(ticket.slot() as usize * stride);
         debug_assert!(offset + stride <= self.arena.len(), "P2: a slot of this arena");
         // SAFETY: P2, the ticket was made from this pool's layout, which `divide` checked against the arena's length.
         (unsafe { self.arena.start().add(offset) }, stride)
