@@ -24,7 +24,7 @@ use crate::process::handled::HandledLatency;
 use crate::process::open_windows::{OpenWindows, Recorded};
 use crate::process::outlet::Outlet;
 use crate::process::window_log::WindowLog;
-use crate::process::{BLOCKED_RETRY, PollBudget, ProcessCounters, ProcessorWiring};
+use crate::process::{BLOCKED_RETRY, PollBudget, ProcessCounters, ProcessorWiring, STRETCH_EVENTS};
 use crate::sys::clock::{Clock, Nanos, WallNanos};
 use crate::sys::io::{Completion, Ring};
 use crate::wire::Tier;
@@ -94,12 +94,24 @@ impl Batch {
         self.windows.log()
     }
 
+    /// Works off a poll's events, stretch by stretch. Returns how many.
     fn take(&mut self, clock: &impl Clock) -> u32 {
-        let max = self.budget.events().min(self.outlet.room());
+        let (mut taken, budget) = (0, self.budget.events());
+        while taken < budget {
+            match self.take_stretch(clock) {
+                0 => break,
+                new => taken += new,
+            }
+        }
+        taken as u32
+    }
+
+    fn take_stretch(&mut self, clock: &impl Clock) -> usize {
+        let max = STRETCH_EVENTS.min(self.outlet.room());
         if max == 0 || self.receiver.pop_batch(&mut self.batch, max) == 0 {
             return 0;
         }
-        let taken = self.batch.len() as u32;
+        let taken = self.batch.len();
         self.batch.iter().for_each(|event| self.pool.prefetch(event));
         let counters = &self.counters.dedup[Tier::Batch.index()];
         self.duplicates.screen(&self.pool, &mut self.batch, &mut self.keys, &mut self.outlet, counters, Next::Delivery);

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Invariants, common to the three:
-//! - **PR1** A poll takes at most `poll_events_max` events, reads the clock once or twice, publishes its inlet once, and splices its released
+//! - **PR1** A poll takes at most its budget of events, reads the clock once or twice for each 64 of them, publishes its inlet once, and splices its released
 //!   slots once. After start it allocates nothing.
 //! - **PR2** An agent takes from its lanes only what it has room for; what is full in front of it (inlet, helper lane) makes its
 //!   tier's depth rise, and nothing else.
@@ -90,6 +90,10 @@ pub const POLL_EVENTS_MAX: usize = 64;
 /// The most events that other processors take in one poll. Without a handler that is as short a time. And it is more than a pressed reactor takes
 /// in a turn of its own: queues run empty, and the slots that the next turn fills are still in the cache.
 pub const POLL_EVENTS_WIDE: usize = 256;
+
+/// Events that go through a poll together where nobody handles them, one step after the other for all of them: what the steps look at is 12 KiB of slots, and
+/// stays in the nearest cache from one to the next. (256 at a time: 0.97 of the events a second, 4 ns more for each.)
+pub(crate) const STRETCH_EVENTS: usize = 64;
 
 /// How many events a processor may take in one poll.
 #[derive(Clone, Debug)]

@@ -42,7 +42,7 @@ use crate::process::offload::{Offload, Verdict};
 use crate::process::outlet::Outlet;
 use crate::process::retry::{RetryOptions, RetryOrder, RetryQueue};
 use crate::process::topic_order::{FailedTopics, TopicHasher};
-use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, PollBudget, ProcessCounters, ProcessorWiring};
+use crate::process::{BLOCKED_RETRY, POLL_EVENTS_MAX, PollBudget, ProcessCounters, ProcessorWiring, STRETCH_EVENTS};
 use crate::storage::dead_letter::Note;
 use crate::sys::clock::{Clock, Nanos};
 use crate::sys::io::{Completion, Ring};
@@ -267,9 +267,9 @@ impl Transactional {
         self.counters.transactional.retries.add(again as u64);
     }
 
-    /// Fills the batch with new events, and takes the duplicates out of it. Returns how many were taken.
-    fn take_new(&mut self, next: Next) -> u32 {
-        let max = self.budget.events().min(self.room());
+    /// Fills the batch with at most so many new events, and takes the duplicates out of it. Returns how many were taken.
+    fn take_new(&mut self, next: Next, max: usize) -> u32 {
+        let max = max.min(self.room());
         let taken = if max == 0 { 0 } else { self.receiver.pop_batch(&mut self.batch, max) };
         if taken > 0 {
             self.batch.iter().for_each(|event| self.pool.prefetch(event));
@@ -281,8 +281,13 @@ impl Transactional {
 
     /// Sends new events on as they are: nobody handles them. Returns how many were taken and how many of them went on.
     fn pass_on(&mut self, clock: &impl Clock) -> (u32, u32) {
-        let (taken, passed) = (self.take_new(Next::Delivery), self.batch.len() as u32);
-        if passed > 0 {
+        let (mut taken, mut passed, budget) = (0, 0, self.budget.events());
+        while (taken as usize) < budget {
+            let new = self.take_new(Next::Delivery, STRETCH_EVENTS);
+            if new == 0 {
+                break;
+            }
+            (taken, passed) = (taken + new, passed + self.batch.len() as u32);
             let handled_at = clock.now();
             let mut batch = std::mem::take(&mut self.batch);
             self.deliver_all(&mut batch, handled_at);
@@ -309,7 +314,7 @@ impl Transactional {
         self.take_due(now);
         let mut taken = self.batch.len() as u32;
         handled += self.work(clock);
-        taken += self.take_new(Next::Handling);
+        taken += self.take_new(Next::Handling, self.budget.events());
         if self.retries.has_lines() {
             self.queue_up(now);
         }
