@@ -286,11 +286,12 @@ options! {
 
     /// When a stored event survives a power cut.
     durability: Durability = "group", Any;
-    /// How --durability always makes a write durable; auto: the faster one, by a probe in the data folder.
+    /// How --durability always makes a write durable, and group a large one (fdatasync: later, with its group). auto: of always the faster one, by a probe
+    /// in the data folder; of group dsync.
     sync_method: SyncChoice = "auto", Any;
     /// Staged events that start a write before its interval is over; a trigger, never a cap.
     flush_events: u32 = "16384", Between(1, 1 << 20);
-    /// How long a staged event waits for others before its write, microseconds.
+    /// How long a staged event waits for others before its write, microseconds; where 256 KiB come in that time, four times as long, or until 1 MiB is there.
     flush_interval_us: u32 = "500", Between(1, 10_000_000);
     /// How long written bytes wait for their group's sync, microseconds.
     commit_interval_us: u32 = "2000", Between(1, 10_000_000);

@@ -97,7 +97,7 @@ impl Seat {
         let (level, lowest_unacked) = (hello.level, hello.lowest_unacked);
         self.outcomes.begin(lowest_unacked, level);
         if self.outcomes.has_to_learn() {
-            self.outcomes.learn(self.producer.and_then(|producer| producers.window(producer)));
+            self.learn(producers);
         }
         (self.connection, self.level, self.used_at) = (Some(connection), level, now);
         (self.next_sequence, self.cut) = (lowest_unacked, Cut::default());
@@ -108,9 +108,13 @@ impl Seat {
     pub(super) fn advance(&mut self, watermark: u64, producers: &ProducerTable) {
         self.outcomes.advance(watermark);
         while self.outcomes.has_to_learn() {
-            self.outcomes.learn(self.producer.and_then(|producer| producers.window(producer)));
+            self.learn(producers);
             self.outcomes.advance(watermark);
         }
+    }
+
+    fn learn(&mut self, producers: &ProducerTable) {
+        self.outcomes.learn(self.producer.and_then(|producer| producers.window(producer)));
     }
 
     /// Its connection is gone. What is in hand comes home all the same.
