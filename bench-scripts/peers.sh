@@ -15,11 +15,12 @@
 # What "stored" means is a column of the table: what is answered for, or what is found where the peer keeps it. "limit" says who was busy for more than
 # 85 % of the time: the server's core, as it should be; the sender's; or neither, which is waiting: for the disk where each write is synced.
 #
-# Answer (2 vCPUs of an AMD EPYC guest, Linux 6.18, ext4 on a virtual disk, a machine busy with other work, medians of 3; rsyslog 8.2302, NATS 2.9.10, Redis
-# 7.0.15). As they come, stored a second and nanoseconds of the server's core for an event: eventstream 4.43 M, 178 ns; rsyslog 1.06 M, 939 ns, tuned 1.26 M,
-# 790 ns; Redis 1.11 M, 725 ns in memory, 0.71 M, 1096 ns with its file; JetStream 0.49 M, 2031 ns, 0.40 M, 2459 ns with acks: 3.5 times the fastest peer, 4.1
-# times by the core. Durable: eventstream 5.14 M, 156 ns, in sessions 1.66 M; Redis 0.24 M, 1281 ns; rsyslog 0.07 M, 1262 ns: 22 times, 8.2 by the core.
-# Times to an answer were the busy machine's where anything waits for a disk; else p50 of 26 us (Redis, in memory), 31 (rsyslog, tuned), 48 (JetStream, acks).
+# Answer (2 vCPUs of an AMD EPYC guest, Linux 6.18, ext4 on a virtual disk, a quiet machine, medians of 3; rsyslog 8.2302, NATS 2.9.10, Redis
+# 7.0.15). As they come, stored a second and nanoseconds of the server's core for an event: eventstream 10.67 M, 92 ns, in sessions 7.00 M; rsyslog 1.16 M, 861 ns,
+# tuned 1.33 M, 751 ns; Redis 1.28 M, 783 ns in memory, 0.85 M, 1178 ns with its file; JetStream 0.48 M, 2093 ns, 0.39 M, 2535 ns with acks: 8.0 times the
+# fastest peer. Durable: eventstream 10.79 M, 93 ns, in sessions 6.92 M; rsyslog 0.77 M, 939 ns; Redis 0.69 M, 1239 ns: 14 times. Times to an answer,
+# p50: rsyslog 38 us, JetStream 34, Redis 33; synced 135 (rsyslog) and 274 us (Redis); eventstream in sessions 5.9 and 11.6 ms beside a sender that
+# spins, 0.55 ms beside one that sleeps: kernel-notes.md says why.
 #
 # Peers run from folders of their own, on ports of their own, with the settings below, and are killed at the end; no service is started or stopped.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
