@@ -27,7 +27,8 @@ pub(super) fn sync_method(config: &Config, folder: &Path) -> (SyncMethod, Option
 pub(super) fn sync_name(durability: Durability, method: SyncMethod) -> &'static str {
     match (durability, method) {
         (Durability::None, _) => "synced at the end",
-        (Durability::Group, _) => "fdatasync by group",
+        (Durability::Group, SyncMethod::Dsync) => "fdatasync by group, dsync with bulk writes",
+        (Durability::Group, SyncMethod::Fdatasync) => "fdatasync by group",
         (Durability::Always, SyncMethod::Dsync) => "dsync with each write",
         (Durability::Always, SyncMethod::Fdatasync) => "fdatasync behind each write",
     }
